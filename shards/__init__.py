@@ -1,0 +1,1 @@
+"""The shard format: what extraction writes and training reads. No audio model, no torch."""

@@ -1,0 +1,51 @@
+"""Files that exist whole or not at all: a temporary name in the same folder, fsync, rename."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+_SUFFIX = ".tmp"
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears as `path` only after the block has ended without an error.
+
+    The folder is made where it is missing. An older file of that name is replaced in one step; on an error it
+    stays as it was and nothing is left behind. Only a killed process leaves its temporary file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_SUFFIX}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def remove_temporaries(folder: Path) -> int:
+    """Delete what killed writers left in `folder` and return how many files that were.
+
+    Only for a process that alone writes to the folder.
+    """
+    leftovers = [path for path in folder.glob(f".*{_SUFFIX}") if path.is_file()]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

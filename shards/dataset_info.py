@@ -1,0 +1,153 @@
+"""dataset.json: what holds for a whole dataset."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.atomic_file import open_atomic
+from shards.schema import CODEBOOK_SIZE, FRAME_RATE_HZ, MAX_LATENT_CHANNELS, SCHEMA_VERSION, SPLITS, ShardError
+
+if TYPE_CHECKING:
+    from shards.index import IndexRow
+
+INFO_NAME = "dataset.json"
+_MAX_INFO_BYTES = 16 * 2**20
+_MAX_NUMBER = 2**53  # integers beyond are not floats; no number here comes near
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInfo:
+    """What training must know before it opens a shard."""
+
+    schema_version: int = SCHEMA_VERSION
+    codebook_size: int = CODEBOOK_SIZE
+    latent_channels: int  # C
+    frame_rate_hz: int = FRAME_RATE_HZ
+    latent_mean: tuple[float, ...]  # [C] over all frames of the train split
+    latent_std: tuple[float, ...]  # [C] likewise, each above 0
+    num_samples: int
+    num_shards: int
+    hours: float  # of audio
+    fingerprint: str  # of the inputs and settings that made the dataset
+    models: dict[str, Any]  # stage name to model name, hash and settings
+    splits: dict[str, int]  # samples per split
+
+    def __post_init__(self) -> None:
+        """Refuse a description that no dataset of this version has."""
+        for column in fields(self):
+            name = column.name
+            if column.type is int and type(getattr(self, name)) is not int:
+                raise _error(f"{name} is {getattr(self, name)!r}, expected an integer")
+        if self.schema_version != SCHEMA_VERSION:
+            raise _error(
+                f"schema version {self.schema_version}, this reader knows {SCHEMA_VERSION}; "
+                "update the checkout or extract the dataset again"
+            )
+        if self.frame_rate_hz != FRAME_RATE_HZ:
+            raise _error(f"frame_rate_hz is {self.frame_rate_hz}, expected {FRAME_RATE_HZ}")
+        if not 1 <= self.codebook_size <= CODEBOOK_SIZE:
+            raise _error(f"codebook_size is {self.codebook_size}, expected 1 to {CODEBOOK_SIZE}")
+        if not 1 <= self.latent_channels <= MAX_LATENT_CHANNELS:
+            raise _error(f"latent_channels is {self.latent_channels}, expected 1 to {MAX_LATENT_CHANNELS}")
+        self._check_latents()
+        self._check_counts()
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Iterable["IndexRow"],
+        *,
+        latent_mean: Sequence[float],
+        latent_std: Sequence[float],
+        models: Mapping[str, Any],
+        fingerprint: str,
+        codebook_size: int = CODEBOOK_SIZE,
+    ) -> "DatasetInfo":
+        """Return the description of the dataset that `rows` index; the order of the rows does not matter."""
+        splits = Counter(dict.fromkeys(SPLITS, 0))
+        shards: set[str] = set()
+        durations_s: list[float] = []
+        for row in rows:
+            splits[row.split] += 1
+            shards.add(row.shard)
+            durations_s.append(row.duration_s)
+        return cls(
+            codebook_size=codebook_size,
+            latent_channels=len(latent_mean),
+            latent_mean=tuple(map(float, latent_mean)),
+            latent_std=tuple(map(float, latent_std)),
+            num_samples=len(durations_s),
+            num_shards=len(shards),
+            hours=math.fsum(durations_s) / 3600,
+            fingerprint=fingerprint,
+            models=dict(models),
+            splits=dict(splits),
+        )
+
+    def _check_latents(self) -> None:
+        for name in ("latent_mean", "latent_std"):
+            values = getattr(self, name)
+            if len(values) != self.latent_channels or not all(map(_is_number, values)):
+                raise _error(f"{name} must be {self.latent_channels} numbers, one for each latent channel")
+        if min(self.latent_std) <= 0:
+            raise _error(f"latent_std holds {min(self.latent_std)}, expected more than 0: a channel that never changes")
+
+    def _check_counts(self) -> None:
+        if self.splits.keys() != set(SPLITS) or not all(type(n) is int and n >= 0 for n in self.splits.values()):
+            raise _error(f"splits is {self.splits}, expected the number of samples of {' and '.join(SPLITS)}")
+        if self.num_samples != sum(self.splits.values()):
+            raise _error(f"num_samples is {self.num_samples}, the splits hold {sum(self.splits.values())}")
+        if not 0 <= self.num_shards <= self.num_samples or not _is_number(self.hours) or self.hours < 0:
+            raise _error(f"{self.num_shards} shards and {self.hours} hours cannot be, with {self.num_samples} samples")
+        if type(self.fingerprint) is not str or not all(type(name) is str for name in self.models):
+            raise _error("fingerprint must be text and models an object")
+
+
+def write_dataset_info(root: Path, info: DatasetInfo) -> None:
+    """Write `root`/dataset.json; equal descriptions give equal bytes."""
+    try:
+        text = json.dumps(asdict(info), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise _error(f"models cannot be written as JSON: {error}") from error
+    with open_atomic(root / INFO_NAME) as file:
+        file.write((text + "\n").encode("utf-8"))
+
+
+def read_dataset_info(root: Path) -> DatasetInfo:
+    """Return the description of the dataset in `root`.
+
+    Raises:
+        ShardError: missing, not JSON, another schema version, an unknown or missing key, or a value that cannot be.
+    """
+    path = root / INFO_NAME
+    if not path.is_file():
+        raise ShardError(f"{path} is missing; name a folder that jobs/extract_tokens.py --out has finished")
+    if path.stat().st_size > _MAX_INFO_BYTES:
+        raise ShardError(f"{path} has {path.stat().st_size} bytes, expected at most {_MAX_INFO_BYTES}")
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise ShardError(f"{path} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise _error(f"found a {type(record).__name__}, expected an object")
+    names = {column.name for column in fields(DatasetInfo)}
+    for name in sorted(names ^ record.keys()):
+        raise _error(f"key {name!r} is {'missing' if name in names else 'unknown'}")
+    for name, kind in (("latent_mean", list), ("latent_std", list), ("models", dict), ("splits", dict)):
+        if not isinstance(record[name], kind):
+            raise _error(f"{name} is a {type(record[name]).__name__}, expected a {kind.__name__}")
+    return DatasetInfo(
+        **{**record, "latent_mean": tuple(record["latent_mean"]), "latent_std": tuple(record["latent_std"])}
+    )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < _MAX_NUMBER  # type: ignore[arg-type]
+
+
+def _error(problem: str) -> ShardError:
+    return ShardError(f"{INFO_NAME}: {problem}")
