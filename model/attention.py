@@ -1,0 +1,157 @@
+"""The parts that both transformers share: rotary positions, self-attention, gated feed-forward.
+
+Shape legend: S positions, H heads, E channels per head, D width; L layers,
+R rows that decode in step, M cache capacity.
+
+A layer computes queries, keys and values; who may look at whom is decided by an `Attend` function handed in from
+outside, so that one layer serves training, prefill, cached decoding and the bidirectional DiT.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from model.config import ModelConfig
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys, values [..., S, H, E] -> mixed values of the same shape."""
+
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and sines [S, 1, rotary_dim / 2], float32."""
+
+
+def rotary_table(positions_S: Tensor, rotary_dim: int, base: float) -> Rotary:
+    """Return the rotation of each position (RoPE, arXiv:2104.09864), in float32 at any position."""
+    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=positions_S.device) / rotary_dim
+    angles = positions_S.float()[:, None, None] * (1.0 / base**exponents)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_SHE: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate channel i with channel i + rotary_dim / 2; channels past rotary_dim pass unchanged."""
+    cos, sin = rotary
+    half = cos.shape[-1]
+    first, second, rest = x_SHE.split([half, half, x_SHE.shape[-1] - 2 * half], dim=-1)
+    rotated = (first * cos - second * sin, second * cos + first * sin)
+    return torch.cat([*(part.to(x_SHE.dtype) for part in rotated), rest], dim=-1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention without biases; one matrix makes queries, keys and values, in this order."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.out = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+        """Mix positions; leading dimensions before S are free."""
+        query, key, value = self.qkv(x_SD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        mixed_SHE = attend(rotate(query, rotary), rotate(key, rotary), value)
+        return self.out(mixed_SHE.flatten(-2))
+
+
+class GatedFeedForward(nn.Module):
+    """SwiGLU (arXiv:2002.05202) without biases: down(silu(gate) * up); one matrix makes gate and up, in this order."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = config.ffn_scale * config.dim
+        self.gate_up = nn.Linear(config.dim, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, config.dim, bias=False)
+
+    def forward(self, x_SD: Tensor) -> Tensor:
+        """Transform each position on its own."""
+        gate, up = self.gate_up(x_SD).chunk(2, dim=-1)
+        return self.down(silu(gate) * up)
+
+
+def attend_to_all(query_SHE: Tensor, key_SHE: Tensor, value_SHE: Tensor) -> Tensor:
+    """Let every position see every other of its own row."""
+    query, key, value = (x.transpose(-2, -3) for x in (query_SHE, key_SHE, value_SHE))
+    return scaled_dot_product_attention(query, key, value).transpose(-2, -3)
+
+
+class KeyValueCache:
+    """Keys and values of every LM layer for rows that decode in step; position p of a row lies at index p.
+
+    Rows may have different lengths: entries past a row's own end are never looked at, and are overwritten as the row
+    grows. So batching rows changes nothing for any of them.
+    """
+
+    def __init__(self, config: ModelConfig, lengths: Sequence[int], num_steps: int, like: Tensor) -> None:
+        """Reserve room for rows of `lengths` to grow by `num_steps`, on the device and in the precision of `like`."""
+        shape = (config.lm_layers, len(lengths), config.num_heads, max(lengths) + num_steps, config.head_dim)
+        self.keys_LRHME = like.new_zeros(shape)
+        self.values_LRHME = like.new_zeros(shape)
+        self.lengths = list(lengths)
+        self.lengths_R = torch.tensor(self.lengths, device=like.device)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but `rows`."""
+        self.keys_LRHME = self.keys_LRHME[:, rows]
+        self.values_LRHME = self.values_LRHME[:, rows]
+        self.lengths = [self.lengths[row] for row in rows]
+        self.lengths_R = self.lengths_R[rows]
+
+    def grow(self) -> None:
+        """Count the vector that one step has stored in every row."""
+        self.lengths = [length + 1 for length in self.lengths]
+        self.lengths_R = self.lengths_R + 1
+
+
+class PackedCausal:
+    """Causal attention within each of several sequences that lie one after another, without padding."""
+
+    def __init__(self, lengths: Sequence[int], cache: KeyValueCache | None = None) -> None:
+        """Expect sequences of `lengths`; with a cache, store each as one of its rows."""
+        self.lengths = list(lengths)
+        self.cache = cache
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Return the position of each vector within its own sequence, from 0."""
+        return torch.cat([torch.arange(length) for length in self.lengths]).to(device)
+
+    def __call__(self, layer: int, query_SHE: Tensor, key_SHE: Tensor, value_SHE: Tensor) -> Tensor:
+        """Attend within each sequence."""
+        mixed = []
+        sequences = zip(*(x.split(self.lengths) for x in (query_SHE, key_SHE, value_SHE)), strict=True)
+        for row, sequence in enumerate(sequences):
+            query, key, value = (x.transpose(0, 1) for x in sequence)
+            if self.cache is not None:
+                self.cache.keys_LRHME[layer, row, :, : self.lengths[row]] = key
+                self.cache.values_LRHME[layer, row, :, : self.lengths[row]] = value
+            out = scaled_dot_product_attention(query[None], key[None], value[None], is_causal=True)
+            mixed.append(out[0].transpose(0, 1))
+        return torch.cat(mixed)
+
+
+class CachedStep:
+    """Attention of one new vector per row to all that its row holds in the cache, itself included."""
+
+    def __init__(self, cache: KeyValueCache) -> None:
+        """Put the new vectors at the end of each row; the caller lets the cache grow after the last layer."""
+        self.cache = cache
+        self.longest = max(cache.lengths) + 1
+        device = cache.lengths_R.device
+        self._rows_R = torch.arange(len(cache.lengths), device=device)
+        self._visible_R11M: Tensor | None = None
+        if len(set(cache.lengths)) > 1:
+            visible = torch.arange(self.longest, device=device) <= cache.lengths_R[:, None]
+            self._visible_R11M = visible[:, None, None]
+
+    def __call__(self, layer: int, query_RHE: Tensor, key_RHE: Tensor, value_RHE: Tensor) -> Tensor:
+        """Store the new keys and values, then attend."""
+        keys, values = self.cache.keys_LRHME[layer], self.cache.values_LRHME[layer]
+        keys[self._rows_R, :, self.cache.lengths_R] = key_RHE
+        values[self._rows_R, :, self.cache.lengths_R] = value_RHE
+        mixed_RH1E = scaled_dot_product_attention(
+            query_RHE[:, :, None],
+            keys[:, :, : self.longest],
+            values[:, :, : self.longest],
+            attn_mask=self._visible_R11M,
+        )
+        return mixed_RH1E[:, :, 0]

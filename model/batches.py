@@ -1,0 +1,272 @@
+"""From a dataset to batches: which songs, spans and prompts make step k is a pure function of dataset, seed and k.
+
+Ranks share a step by its slots: slot s belongs to rank s % world_size, and what it holds does not depend on that.
+The state of the loader is the number of the step, so that a run resumes at once, on any number of ranks.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.conditioning import PADDING
+from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_prompt
+from model.settings import RunConfig
+from model.song_batch import BatchError, SongBatch
+from shards.index import Index, IndexRow
+from shards.sample import Sample
+from shards.schema import FRAME_RATE_HZ
+
+MAX_ATTEMPTS = 100  # songs tried for one slot before the dataset is called unusable
+VALIDATION_SEED = 0  # the same held-out crops for every run
+
+# Streams of random numbers of one slot; the model draws its own from the slot's seed.
+_CROP, _PROMPT, _LATENTS, _SUBSTITUTE = range(4)
+
+
+class SampleReader(Protocol):
+    """Reads a sample by its index row; may be used from several threads."""
+
+    def read(self, row: IndexRow) -> Sample:
+        """Return the sample, checked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One crop of one song, ready to be padded; T frames, C channels, P prompt frames."""
+
+    slot: int
+    key: str
+    seed: int  # of everything random about this song in this step
+    semantic_tokens: NDArray[np.int64]  # [T]
+    latents: NDArray[np.float32]  # [T, C]
+    lyric_ids: list[int]
+    prompt: NDArray[np.float32]  # [P, C], P may be 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """Songs of one forward pass. `is_repeat`: computed only to keep this rank in step with others, counts nothing."""
+
+    batch: SongBatch
+    seeds: tuple[int, ...]
+    slots: tuple[int, ...]
+    is_repeat: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankBatch:
+    """One rank's share of a step, and why songs drawn for it could not be used."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    num_skipped: Counter[str]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Return a seed in [0, 2**63) that is a hash of `parts`."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def share_slots(num_slots: int, micro_batch_size: int, rank: int, world_size: int) -> list[tuple[list[int], bool]]:
+    """Return this rank's micro-batches as (slots, is_repeat): the same number of them on every rank."""
+    num_micro_batches = math.ceil(math.ceil(num_slots / world_size) / micro_batch_size)
+    own = list(range(rank, num_slots, world_size))
+    shares = [(own[k : k + micro_batch_size], False) for k in range(0, len(own), micro_batch_size)]
+    filler = (own[:1] or [rank % num_slots], True)
+    return shares + [filler] * (num_micro_batches - len(shares))
+
+
+class Batches:
+    """The batches of one split, in training order or, for validation, always the same ones."""
+
+    def __init__(self, index: Index, reader: SampleReader, config: RunConfig, split: str) -> None:
+        """Select the songs of `split` that are long enough.
+
+        Raises:
+            BatchError: no song is.
+        """
+        self._config = config
+        self._reader = reader
+        self._split = split
+        self._index = index.select(split)
+        data, model = config.data, config.model
+        self._rules = CropRules(
+            min_frames=int(data.min_crop_s * FRAME_RATE_HZ),
+            max_frames=int(data.max_crop_s * FRAME_RATE_HZ),
+            block_frames=model.block_frames,
+            max_lyric_tokens=model.conditions.max_lyric_tokens,
+            seconds_per_tag=data.seconds_per_tag,
+        )
+        if not len(self._index):
+            raise BatchError(
+                f"split {split}: the index lists no songs; extract some, or another --val-fraction of them"
+            )
+        num_frames = self._index.column("num_frames")
+        self._rows = np.flatnonzero(num_frames >= max(self._rules.min_frames, model.block_frames))
+        if not len(self._rows):
+            longest_s = float(num_frames.max()) / FRAME_RATE_HZ
+            raise BatchError(
+                f"split {split}: {len(num_frames)} songs, the longest of {longest_s:.1f} s, and none as long as "
+                f"data.min_crop_s = {data.min_crop_s}; lower it or extract more songs"
+            )
+        self._permute = lru_cache(maxsize=2)(self._shuffle)
+
+    @property
+    def num_songs(self) -> int:
+        """Songs that are long enough."""
+        return len(self._rows)
+
+    @property
+    def num_too_short(self) -> int:
+        """Songs of the split that no crop fits in."""
+        return len(self._index) - len(self._rows)
+
+    def train_batch(self, global_step: int, rank: int, world_size: int) -> RankBatch:
+        """Return this rank's share of step `global_step`; every epoch passes through the songs in a new order."""
+        trainer = self._config.trainer
+        first = global_step * trainer.batch_size
+
+        def song(slot: int) -> int:
+            epoch, position = divmod(first + slot, self.num_songs)
+            return int(self._permute(epoch)[position])
+
+        seeds = [derive_seed(trainer.seed, global_step, slot) for slot in range(trainer.batch_size)]
+        return self._load([song(slot) for slot in range(trainer.batch_size)], seeds, rank, world_size)
+
+    def validation_batch(self, rank: int, world_size: int) -> RankBatch:
+        """Return this rank's share of the validation songs: the first of the split, cut the same way every time."""
+        num_songs = min(self.num_songs, self._config.data.val_songs)
+        seeds = [derive_seed(VALIDATION_SEED, self._split, slot) for slot in range(num_songs)]
+        return self._load([int(row) for row in self._rows[:num_songs]], seeds, rank, world_size)
+
+    def _shuffle(self, epoch: int) -> NDArray[np.int64]:
+        seed = derive_seed(self._config.trainer.seed, "epoch", epoch)
+        return np.random.Generator(np.random.PCG64(seed)).permutation(self._rows)
+
+    def _load(self, rows: Sequence[int], seeds: Sequence[int], rank: int, world_size: int) -> RankBatch:
+        num_skipped: Counter[str] = Counter()
+        shares = share_slots(len(rows), self._config.trainer.micro_batch_size, rank, world_size)
+        slots = sorted({slot for share, _ in shares for slot in share})
+        examples = {slot: self._load_slot(slot, rows[slot], seeds[slot], num_skipped) for slot in slots}
+        own = sorted(
+            (slot for share, is_repeat in shares for slot in share if not is_repeat),
+            key=lambda slot: len(examples[slot].semantic_tokens),  # neighbours in length share a micro-batch
+        )
+        micro_batches = []
+        for share, is_repeat in shares:
+            chosen = share if is_repeat else [own.pop(0) for _ in share]
+            micro_batches.append(self._collate([examples[slot] for slot in chosen], is_repeat))
+        return RankBatch(micro_batches=tuple(micro_batches), num_skipped=num_skipped)
+
+    def _load_slot(self, slot: int, row: int, seed: int, num_skipped: Counter[str]) -> Example:
+        """Return the example of a slot; a song that cannot be used is counted and another one drawn."""
+        substitutes = _generator(seed, _SUBSTITUTE)
+        reasons: Counter[str] = Counter()
+        for _ in range(MAX_ATTEMPTS):
+            sample = self._reader.read(self._index.row(row))
+            try:
+                example = self._cut(slot, sample, seed)
+            except UnusableSongError as error:
+                reasons[str(error)] += 1
+                row = int(substitutes.choice(self._rows))
+                continue
+            num_skipped.update(reasons)
+            return example
+        listed = ", ".join(f"{count} times {reason}" for reason, count in reasons.most_common())
+        raise BatchError(f"split {self._split}: none of {MAX_ATTEMPTS} songs drawn for one place can be used: {listed}")
+
+    def _cut(self, slot: int, sample: Sample, seed: int) -> Example:
+        crop = choose_crop(sample.metadata, self._rules, _generator(seed, _CROP))
+        span = slice(crop.start_frame, crop.end_frame)
+        latents = sample.latents[span].astype(np.float32)
+        if self._config.data.sample_latents:
+            noise = _generator(seed, _LATENTS).standard_normal(latents.shape, dtype=np.float32)
+            latents += sample.latents_std[span].astype(np.float32) * noise
+        return Example(
+            slot=slot,
+            key=sample.key,
+            seed=seed,
+            semantic_tokens=sample.semantic_tokens[span].astype(np.int64),
+            latents=latents,
+            lyric_ids=crop.lyric_ids,
+            prompt=self._cut_prompt(sample, crop, seed),
+        )
+
+    def _cut_prompt(self, sample: Sample, crop: Crop, seed: int) -> NDArray[np.float32]:
+        """Return the frames of a style prompt that the song really has, up to the model's longest."""
+        longest = min(self._config.model.conditions.prompt_frames, sample.prompts.shape[1])
+        number = choose_prompt(sample.metadata, crop, sample.prompts.shape[1], _generator(seed, _PROMPT))
+        if number is None:
+            return np.zeros((0, sample.latent_channels), dtype=np.float32)
+        real = sample.num_frames - sample.metadata["prompt_start_frames"][number]
+        return sample.prompts[number, : min(longest, real)].astype(np.float32)
+
+    def _collate(self, examples: Sequence[Example], is_repeat: bool) -> MicroBatch:
+        num_channels = self._config.model.latent_channels
+        batch = SongBatch(
+            keys=tuple(example.key for example in examples),
+            semantic_tokens_BT=_pad([example.semantic_tokens for example in examples], self._config.model.eos_id),
+            latents_BTC=_pad([example.latents for example in examples], 0.0, num_channels),
+            num_frames_B=torch.tensor([len(example.semantic_tokens) for example in examples]),
+            lyric_ids_BL=_pad([np.array(example.lyric_ids, dtype=np.int64) for example in examples], PADDING),
+            num_lyrics_B=torch.tensor([len(example.lyric_ids) for example in examples]),
+            prompts_BNC=_pad([example.prompt for example in examples], 0.0, num_channels),
+            num_prompt_frames_B=torch.tensor([len(example.prompt) for example in examples]),
+        )
+        batch.validate(self._config.model)
+        return MicroBatch(
+            batch=batch,
+            seeds=tuple(example.seed for example in examples),
+            slots=tuple(example.slot for example in examples),
+            is_repeat=is_repeat,
+        )
+
+
+class Prefetcher:
+    """Reads the batches of the next steps on a thread while the current one computes."""
+
+    def __init__(self, load: Callable[[int], RankBatch], steps: range, num_ahead: int) -> None:
+        """Start to read what `load` returns for each of `steps`, `num_ahead` steps ahead."""
+        self._load = load
+        self._steps = iter(steps)
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._futures: list[Future[RankBatch]] = []
+        for _ in range(1 + num_ahead):
+            self._submit()
+
+    def next(self) -> RankBatch:
+        """Return the batch of the next step, or raise what reading it raised."""
+        batch = self._futures.pop(0).result()
+        self._submit()
+        return batch
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self) -> None:
+        for step in self._steps:
+            self._futures.append(self._executor.submit(self._load, step))
+            return
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed, stream]))
+
+
+def _pad(arrays: Sequence[NDArray[Any]], fill: float, num_channels: int | None = None) -> torch.Tensor:
+    """Return the arrays as one tensor, padded at the end with `fill` to the longest."""
+    shape = (len(arrays), max(len(array) for array in arrays))
+    padded = np.full(shape if num_channels is None else (*shape, num_channels), fill, dtype=arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded)

@@ -1,0 +1,335 @@
+"""Checkpoints: one folder per step, written beside the run and renamed when whole.
+
+    step_000100/
+      model.safetensors           float32 weights and buffers by name; the metadata holds the run's configuration
+      optimizer_<name>.safetensors  float32 optimizer state by parameter name, one file per kind of state
+      state.json                  step, seed, dataset, losses, configuration
+      complete.json               size and SHA-256 of every other file; written last
+
+Nothing here depends on the number of ranks or on ZeRO's stage, and nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import ConfigError
+from model.settings import RunConfig, config_from_dict
+from model.song_model import SongModel
+from model.strict_yaml import build
+
+WEIGHTS_NAME = "model.safetensors"
+STATE_NAME = "state.json"
+MARKER_NAME = "complete.json"
+MAX_JSON_BYTES = 16 * 2**20
+
+_STEP_FOLDER = re.compile(r"step_(\d{6,12})")
+_FILE_NAME = re.compile(r"[a-z][a-z_]{0,99}\.(safetensors|json)")
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is cut, damaged, or of another model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainState:
+    """All that a run knows besides tensors; with the seed, the step decides every later batch and draw."""
+
+    global_step: int  # updates made
+    seed: int
+    dataset_fingerprint: str
+    first_loss: float | None  # None: no step yet
+    first_val_loss: float | None  # None: no validation yet
+    last_val_loss: float | None
+    losses: tuple[float, ...]  # of the last steps, the newest at the end
+
+
+class CheckpointWriter:
+    """Writes one checkpoint; used as a context, which makes it appear whole at the end or not at all."""
+
+    def __init__(self, run_folder: Path, state: TrainState, config: RunConfig, *, keep: int) -> None:
+        """Name the checkpoint after the state's step.
+
+        Args:
+            run_folder: made where it is missing; no other process writes to it.
+            state: goes to state.json.
+            config: goes to state.json and into the metadata of the weights.
+            keep: checkpoints that stay, the new one included.
+        """
+        self.path = name_folder(run_folder, state.global_step)
+        self._partial = run_folder / f".{self.path.name}.partial"
+        self._state = state
+        self._config = config.to_dict()
+        self._keep = keep
+
+    def __enter__(self) -> "CheckpointWriter":
+        """Make an empty folder under a temporary name; what killed runs left is removed."""
+        try:
+            for leftover in self.path.parent.glob(".step_*.partial"):
+                shutil.rmtree(leftover)
+            self._partial.mkdir(parents=True)
+        except OSError as error:
+            raise self._failure(error) from error
+        return self
+
+    def add(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write `<name>.safetensors`; the name "model" is that of the weights."""
+        metadata = {
+            "format": "pt",
+            "config": json.dumps(self._config),
+            "global_step": str(self._state.global_step),
+            "dataset_fingerprint": self._state.dataset_fingerprint,
+        }
+        path = self._partial / f"{name}.safetensors"
+        try:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
+            _sync(path)
+        except (OSError, SafetensorError) as error:
+            raise self._failure(error) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commit: state, marker, rename, and only then delete the oldest; after an error delete what was written."""
+        if kind is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            return
+        try:
+            self._commit()
+        except OSError as os_error:
+            raise self._failure(os_error) from os_error
+
+    def _commit(self) -> None:
+        _write_json(self._partial / STATE_NAME, {"state": asdict(self._state), "config": self._config})
+        files = sorted(self._partial.iterdir())
+        marker = {file.name: {"bytes": file.stat().st_size, "sha256": _hash(file)} for file in files}
+        _write_json(self._partial / MARKER_NAME, {"files": marker})
+        _sync(self._partial)
+        if self.path.exists():  # damaged, or the run would have gone on from it
+            shutil.rmtree(self.path)
+        self._partial.rename(self.path)
+        _sync(self.path.parent)
+        for old in list_checkpoints(self.path.parent)[self._keep :]:
+            (old / MARKER_NAME).unlink()
+            shutil.rmtree(old)
+
+    def _failure(self, error: Exception) -> CheckpointError:
+        shutil.rmtree(self._partial, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return CheckpointError(f"checkpoint {self.path} cannot be written: {reason}; older checkpoints are untouched")
+
+
+def name_folder(run_folder: Path, global_step: int) -> Path:
+    """Return where the checkpoint of a step is, or would be."""
+    return run_folder / f"step_{global_step:06d}"
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """Return the folders that carry a marker and all its files at full size, the newest step first."""
+    if not run_folder.is_dir():
+        return []
+    steps = [
+        (int(match[1]), path)
+        for path in run_folder.iterdir()
+        if (match := _STEP_FOLDER.fullmatch(path.name)) is not None
+    ]
+    complete = []
+    for _, path in sorted(steps, reverse=True):
+        try:
+            _read_marker(path)
+        except CheckpointError as error:
+            logger.warning("skipped: %s", error)
+        else:
+            complete.append(path)
+    return complete
+
+
+def find_newest(run_folder: Path) -> Path | None:
+    """Return the newest checkpoint whose every byte is what was written, or None; damaged ones are logged."""
+    for path in list_checkpoints(run_folder):
+        try:
+            verify(path)
+        except CheckpointError as error:
+            logger.warning("skipped: %s", error)
+        else:
+            return path
+    return None
+
+
+def verify(path: Path) -> None:
+    """Raise CheckpointError unless all files of the checkpoint have the checksums of its marker."""
+    for name, (_, sha256) in _read_marker(path).items():
+        if _hash(path / name) != sha256:
+            raise CheckpointError(f"checkpoint {path}: {name} is damaged: its SHA-256 is not that of {MARKER_NAME}")
+
+
+def read_state(path: Path) -> tuple[TrainState, RunConfig]:
+    """Return what a checkpoint knows besides tensors, and the configuration of its run."""
+    record = _read_json(path / STATE_NAME)
+    try:
+        state: TrainState = build(TrainState, record.get("state"), f"{path / STATE_NAME}.state")
+        return state, config_from_dict(record.get("config"), f"{path / STATE_NAME}.config")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def refuse_other_model(path: Path, found: RunConfig, expected: RunConfig) -> None:
+    """Raise CheckpointError naming the first setting that gives the weights another meaning; dropout does not."""
+    for key, (there, here) in compare(found, expected).items():
+        if key.startswith("model.") and not key.startswith("model.dropout."):
+            raise CheckpointError(
+                f"checkpoint {path} is of another model: {key} is {there} there and {here} in this run; "
+                "use its configuration, or another run folder (--out)"
+            )
+
+
+def compare(found: RunConfig, expected: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ: dotted key to both values."""
+    there, here = (_flatten(config.to_dict()) for config in (found, expected))
+    return {key: (there[key], value) for key, value in here.items() if there[key] != value}
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a safetensors file one by one, on the CPU."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def load_weights(path: Path, model: SongModel) -> None:
+    """Copy the weights of a safetensors file into `model`, all of them or none.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, too many, or of another shape.
+    """
+    targets = model.state_dict()
+    weights = dict(read_tensors(path))
+    for name in [*targets, *weights]:
+        if name not in weights or name not in targets:
+            place = "the file lacks it" if name not in weights else "this model has none of that name"
+            raise CheckpointError(f"{path} is of another model: tensor {name}: {place}")
+        if weights[name].shape != targets[name].shape:
+            raise CheckpointError(
+                f"{path} is of another model: tensor {name} has shape {tuple(weights[name].shape)} there, "
+                f"expected {tuple(targets[name].shape)}"
+            )
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(weights[name])
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SongModel, RunConfig]:
+    """Return a trained model, ready to sample from, and the configuration of its run.
+
+    Args:
+        path: a run's folder (its newest checkpoint), a checkpoint's folder, or a .safetensors file.
+        device: where the model goes.
+    """
+    file = _find_weights(path)
+    config = _read_config(file)
+    model = SongModel(config.model)
+    load_weights(file, model)
+    return model.eval().to(device), config
+
+
+def _find_weights(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if _STEP_FOLDER.fullmatch(path.name):
+        verify(path)
+        return path / WEIGHTS_NAME
+    newest = find_newest(path)
+    if newest is None:
+        raise CheckpointError(
+            f"{path}: no checkpoint here; expected a run's folder, a folder step_*, or a .safetensors file"
+        )
+    return newest / WEIGHTS_NAME
+
+
+def _read_config(path: Path) -> RunConfig:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("config")
+        if text is None:
+            raise CheckpointError(f"{path}: its metadata holds no configuration; expected weights that train.py wrote")
+        return config_from_dict(json.loads(text), f"{path}")
+    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError, ConfigError) as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _read_marker(path: Path) -> dict[str, tuple[int, str]]:
+    """Return size and SHA-256 by file name, after checking that the files are there at these sizes."""
+    files = _read_json(path / MARKER_NAME).get("files")
+    if not isinstance(files, dict) or not {WEIGHTS_NAME, STATE_NAME} <= files.keys():
+        raise CheckpointError(f"checkpoint {path}: {MARKER_NAME} does not list {WEIGHTS_NAME} and {STATE_NAME}")
+    marker: dict[str, tuple[int, str]] = {}
+    for name, entry in files.items():
+        if not _FILE_NAME.fullmatch(name) or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            raise CheckpointError(f"checkpoint {path}: {MARKER_NAME} is damaged at {name!r}")
+        file = path / name
+        num_bytes = file.stat().st_size if file.is_file() else 0
+        if num_bytes != entry.get("bytes"):
+            raise CheckpointError(f"checkpoint {path}: {name} has {num_bytes} bytes, expected {entry.get('bytes')}")
+        marker[name] = (num_bytes, entry["sha256"])
+    return marker
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path.parent}: {path.name} is missing: it was never finished")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_JSON_BYTES}")
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path}: found a {type(record).__name__}, expected an object")
+    return record
+
+
+def _write_json(path: Path, record: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    _sync(path)
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _sync(path: Path) -> None:
+    """Make what was written to a file or a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

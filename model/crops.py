@@ -1,0 +1,135 @@
+"""Which span of a song a training step learns from.
+
+The model is told that the song ends where the crop ends, so a crop begins and ends where music does: at section
+boundaries where the lengths allow it, else between lines, never inside a line.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.vocabulary import compose_lyric_ids
+
+
+class UnusableSongError(ValueError):
+    """No span of the song fits the settings; the message is a short reason, the same for all such songs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CropRules:
+    """What a crop may be, in frames at 25 Hz and lyric symbols."""
+
+    min_frames: int
+    max_frames: int
+    block_frames: int  # crops are a multiple of this
+    max_lyric_tokens: int
+    seconds_per_tag: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crop:
+    """A span of a song and the lyrics sung in it."""
+
+    start_frame: int
+    end_frame: int
+    lyric_ids: list[int]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the span."""
+        return self.end_frame - self.start_frame
+
+
+def choose_crop(metadata: Mapping[str, Any], rules: CropRules, generator: np.random.Generator) -> Crop:
+    """Draw a span of the song whose lyrics fit the budget; a span whose lyrics do not is replaced by a shorter one.
+
+    A song whose lines have no times is used whole or not at all.
+
+    Raises:
+        UnusableSongError: no span fits.
+    """
+    spans_by_rank = (
+        [_find_spans(np.array([0, metadata["num_frames"]]), rules)]
+        if metadata["lyrics_source"] == "raw"
+        else _rank_spans(metadata, rules)
+    )
+    reason = (
+        "no line times and longer than data.max_crop_s"
+        if metadata["lyrics_source"] == "raw"
+        else "no span between data.min_crop_s and data.max_crop_s"
+    )
+    for spans in spans_by_rank:
+        for start_frame, end_frame in _draw_shorter_and_shorter(spans, generator):
+            reason = "lyrics over model.conditions.max_lyric_tokens in every span"
+            lyric_ids = compose_lyric_ids(
+                metadata["sections"],
+                metadata["lines"],
+                start_frame=start_frame,
+                end_frame=end_frame,
+                seconds_per_tag=rules.seconds_per_tag,
+            )
+            if len(lyric_ids) <= rules.max_lyric_tokens:
+                return Crop(start_frame=start_frame, end_frame=end_frame, lyric_ids=lyric_ids)
+    raise UnusableSongError(reason)
+
+
+def choose_prompt(
+    metadata: Mapping[str, Any], crop: Crop, num_frames: int, generator: np.random.Generator
+) -> int | None:
+    """Draw a style prompt of `num_frames`, from outside the crop where there is one; None for a song without any."""
+    starts = metadata["prompt_start_frames"]
+    if not starts:
+        return None
+    outside = [
+        number
+        for number, start in enumerate(starts)
+        if start + num_frames <= crop.start_frame or start >= crop.end_frame
+    ]
+    return int(generator.choice(outside or len(starts)))
+
+
+def _rank_spans(metadata: Mapping[str, Any], rules: CropRules) -> Iterator[NDArray[np.int64]]:
+    """Yield spans from best to worst places to cut: section boundaries, line ends, any block outside of lines."""
+    num_frames = metadata["num_frames"]
+    lines = [(line["start_frame"], line["end_frame"]) for line in metadata["lines"]]
+    section_cuts = {0, num_frames, *(section["end_frame"] for section in metadata["sections"])}
+    yield _find_spans(_sorted(section_cuts), rules)
+    line_cuts = section_cuts | {frame for line in lines for frame in line}
+    yield _find_spans(_outside(_sorted(line_cuts), lines), rules)
+    block_cuts = line_cuts | set(range(0, num_frames, rules.block_frames))
+    yield _find_spans(_outside(_sorted(block_cuts), lines), rules)
+
+
+def _sorted(frames: set[int]) -> NDArray[np.int64]:
+    return np.array(sorted(frames), dtype=np.int64)
+
+
+def _outside(cuts: NDArray[np.int64], lines: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return the cuts that no line lies across."""
+    is_free = np.ones(len(cuts), dtype=bool)
+    for start, end in lines:
+        is_free &= (cuts <= start) | (cuts >= end)
+    return cuts[is_free]
+
+
+def _find_spans(cuts: NDArray[np.int64], rules: CropRules) -> NDArray[np.int64]:
+    """Return [S, 2] the spans between two cuts, floored to whole blocks; they may be short of the minimum by that."""
+    block = rules.block_frames
+    too_long = (rules.max_frames // block + 1) * block
+    first = np.searchsorted(cuts, cuts + max(rules.min_frames, block))
+    last = np.maximum(first, np.searchsorted(cuts, cuts + too_long))
+    starts = np.repeat(cuts, last - first)
+    ends = np.concatenate([cuts[low:high] for low, high in zip(first, last, strict=True)])
+    return np.stack([starts, starts + (ends - starts) // block * block], axis=1)
+
+
+def _draw_shorter_and_shorter(spans: NDArray[np.int64], generator: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Yield spans, each shorter than the one before: first any start, then any end of that start."""
+    while len(spans):
+        start = generator.choice(np.unique(spans[:, 0]))
+        start, end = generator.choice(spans[spans[:, 0] == start])
+        yield int(start), int(end)
+        spans = spans[spans[:, 1] - spans[:, 0] < end - start]

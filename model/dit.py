@@ -1,0 +1,118 @@
+"""The diffusion transformer: renders one block of latents from what the LM says about it.
+
+Shape legend: N blocks (of any songs), P frames per block, C latent channels, D width, S positions, Q time features.
+A block's positions: [time] hidden, P semantic tokens, P frames of the block before, P noisy frames. Nothing but the
+rotary position tells these roles apart.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
+
+from model.attention import GatedFeedForward, Rotary, SelfAttention, attend_to_all, rotary_table
+from model.config import ModelConfig
+
+NORM_EPS = 1e-5  # of the released DiT
+
+
+class TimeEmbedding(nn.Module):
+    """Diffusion time -> vector: learned Fourier features (arXiv:2006.10739), then two layers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.frequencies_Q1 = nn.Parameter(torch.empty(config.time_features // 2, 1))
+        self.expand = nn.Linear(config.time_features, config.dim, bias=False)
+        self.project = nn.Linear(config.dim, config.dim)
+
+    def features(self, time_N: Tensor) -> Tensor:
+        """Return cosines, then sines, in float32: bfloat16 would keep 8 bits of the time."""
+        angles_NQ = 2 * math.pi * time_N.float()[:, None] * self.frequencies_Q1.float().squeeze(1)
+        return torch.cat([angles_NQ.cos(), angles_NQ.sin()], dim=-1)
+
+    def forward(self, time_N: Tensor) -> Tensor:
+        """Return embedding_ND."""
+        features = self.features(time_N).to(self.expand.weight.dtype)
+        return self.project(silu(self.expand(features)))
+
+
+class Modulation(nn.Module):
+    """Adaptive layer norm (arXiv:2212.09748): the time scales, shifts and gates both branches of a layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.project = nn.Linear(config.dim, 6 * config.dim, bias=False)
+
+    def forward(self, time_ND: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return (scale, shift, gate), each [N, 1, D], for attention and for the feed-forward."""
+        parts = self.project(silu(time_ND))[:, None].chunk(6, dim=-1)
+        return [(scale, shift, torch.sigmoid(1 - gate)) for scale, shift, gate in (parts[:3], parts[3:])]
+
+
+class DitLayer(nn.Module):
+    """One bidirectional block: normalise, attend, add; normalise, transform, add; optionally modulated by time."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.dim, eps=NORM_EPS, bias=False)
+        self.attention = SelfAttention(config)
+        self.ffn_norm = nn.LayerNorm(config.dim, eps=NORM_EPS, bias=False)
+        self.ffn = GatedFeedForward(config)
+        self.modulation = Modulation(config) if config.time_conditioning == "adaln" else None
+
+    def forward(self, x_NSD: Tensor, rotary: Rotary, time_ND: Tensor) -> Tensor:
+        """Return the residual stream after this layer; `time_ND` matters only to a modulated layer."""
+        if self.modulation is None:
+            x_NSD = x_NSD + self.attention(self.attention_norm(x_NSD), rotary, attend_to_all)
+            return x_NSD + self.ffn(self.ffn_norm(x_NSD))
+        (scale, shift, gate), (ffn_scale, ffn_shift, ffn_gate) = self.modulation(time_ND)
+        inner_NSD = self.attention_norm(x_NSD) * (1 + scale) + shift
+        x_NSD = x_NSD + gate * self.attention(inner_NSD, rotary, attend_to_all)
+        inner_NSD = self.ffn_norm(x_NSD) * (1 + ffn_scale) + ffn_shift
+        return x_NSD + ffn_gate * self.ffn(inner_NSD)
+
+
+class BlockDit(nn.Module):
+    """Estimate the velocity of a noisy block of latents (rectified flow, arXiv:2209.03003)."""
+
+    def __init__(self, config: ModelConfig, *, checkpoint_activations: bool = False) -> None:
+        super().__init__()
+        self.rotary_dim = config.dit_rotary_dim
+        self.rope_base = config.dit_rope_base
+        self.prepends_time = config.time_conditioning == "prepend"
+        self.checkpoint_activations = checkpoint_activations
+        self.project_in = nn.Linear(config.latent_channels, config.dim)
+        self.embed_time = TimeEmbedding(config)
+        self.layers = nn.ModuleList(DitLayer(config) for _ in range(config.dit_layers))
+        self.project_out = nn.Linear(config.dim, config.latent_channels)
+
+    def forward(
+        self, noisy_NPC: Tensor, previous_NPC: Tensor, semantic_NPD: Tensor, hidden_ND: Tensor, time_N: Tensor
+    ) -> Tensor:
+        """Estimate `noise - clean` of every frame.
+
+        Args:
+            noisy_NPC: (1 - time) * clean + time * noise, float32.
+            previous_NPC: clean latents of the block before, float32; zeros for the first block of a song.
+            semantic_NPD: embedded semantic tokens of the block; zeros mean "no condition".
+            hidden_ND: LM state at the block's last token; zeros mean "no condition".
+            time_N: diffusion time in [0, 1]; 1 is pure noise.
+
+        Returns:
+            velocity_NPC, float32.
+        """
+        time_ND = self.embed_time(time_N)
+        frames = torch.cat([previous_NPC, noisy_NPC], dim=1).to(self.project_in.weight.dtype)
+        parts = [hidden_ND[:, None], semantic_NPD, self.project_in(frames)]
+        if self.prepends_time:
+            parts.insert(0, time_ND[:, None])
+        x_NSD = torch.cat(parts, dim=1)
+        rotary = rotary_table(torch.arange(x_NSD.shape[1], device=x_NSD.device), self.rotary_dim, self.rope_base)
+        for layer in self.layers:
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x_NSD = checkpoint(layer, x_NSD, rotary, time_ND, use_reentrant=False)
+            else:
+                x_NSD = layer(x_NSD, rotary, time_ND)
+        return self.project_out(x_NSD[:, -noisy_NPC.shape[1] :]).float()

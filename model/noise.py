@@ -1,0 +1,96 @@
+"""Every random number of a training step, as a pure function of each song's seed.
+
+Shape legend: B songs, N blocks of all songs in order, P frames per block, C latent channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draws:
+    """What chance decides about a batch; the masks per song stay on the CPU, as they shape the sequences."""
+
+    time_N: Tensor
+    """Diffusion times in (0, 1), logit-normal; float32."""
+    noise_NPC: Tensor
+    """Standard normal; float32."""
+    drop_conditions_B: Tensor
+    """Hide lyrics and prompt."""
+    drop_prompt_B: Tensor
+    """Hide the prompt."""
+    drop_hidden_N: Tensor
+    """Hide the LM's hidden vector from the DiT."""
+    drop_semantic_N: Tensor
+    """Hide the block's semantic tokens from the DiT."""
+
+    def to(self, device: torch.device | str) -> "Draws":
+        """Move what belongs to blocks."""
+        return replace(
+            self,
+            time_N=self.time_N.to(device),
+            noise_NPC=self.noise_NPC.to(device),
+            drop_hidden_N=self.drop_hidden_N.to(device),
+            drop_semantic_N=self.drop_semantic_N.to(device),
+        )
+
+
+def song_generator(seed: int) -> np.random.Generator:
+    """Return the generator of one song; seeds are 0 or more, of any size.
+
+    NumPy's, because PyTorch's CPU generator looks at the lowest 32 bits of a seed only.
+    """
+    if seed < 0:
+        raise ValueError(f"song seed {seed} is negative, expected 0 or more")
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def draw(
+    seeds: Sequence[int],
+    num_blocks: Sequence[int],
+    config: ModelConfig,
+    device: torch.device | str = "cpu",
+    *,
+    with_dropout: bool = True,
+) -> Draws:
+    """Draw for a batch of songs; what a song gets depends on its own seed and number of blocks alone.
+
+    Args:
+        seeds: one per song, for example a hash of run seed, epoch and key.
+        num_blocks: blocks of each song.
+        config: gives sizes and dropout rates.
+        device: where the tensors of blocks go.
+        with_dropout: False hides nothing (validation), and leaves times and noise as they are.
+    """
+    songs = [_draw_song(seed, count, config) for seed, count in zip(seeds, num_blocks, strict=True)]
+    times, noises, song_coins, block_coins = (np.concatenate(parts) for parts in zip(*songs, strict=True))
+    rates = config.dropout
+    song_rates, block_rates = (rates.conditions, rates.prompt), (rates.hidden, rates.semantic)
+    drop_conditions_B, drop_prompt_B = torch.from_numpy((song_coins < song_rates) & with_dropout).unbind(1)
+    drop_hidden_N, drop_semantic_N = torch.from_numpy((block_coins < block_rates) & with_dropout).unbind(1)
+    if rates.mode == "joint":
+        drop_semantic_N = drop_semantic_N | drop_hidden_N
+    return Draws(
+        time_N=torch.from_numpy(times).sigmoid(),
+        noise_NPC=torch.from_numpy(noises),
+        drop_conditions_B=drop_conditions_B,
+        drop_prompt_B=drop_prompt_B,
+        drop_hidden_N=drop_hidden_N,
+        drop_semantic_N=drop_semantic_N,
+    ).to(device)
+
+
+def _draw_song(seed: int, num_blocks: int, config: ModelConfig) -> tuple[np.ndarray, ...]:
+    """Return time logits [n], noise [n, P, C], coins of the song [1, 2] and coins of its blocks [n, 2]."""
+    generator = song_generator(seed)
+    song_coins = generator.random((1, 2))
+    block_coins = generator.random((num_blocks, 2))
+    times = generator.standard_normal(num_blocks, dtype=np.float32)
+    shape = (num_blocks, config.block_frames, config.latent_channels)
+    return times, generator.standard_normal(shape, dtype=np.float32), song_coins, block_coins

@@ -1,0 +1,115 @@
+"""What a run says about itself: one readable line every few steps, and one JSON line per step for programs."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from model.settings import RunConfig
+from model.size import count_parameters, flops_per_step
+from model.trainer import BatchLosses, StepResult
+
+METRICS_NAME = "metrics.jsonl"
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Keeps `metrics.jsonl` of a run folder and logs; for rank 0."""
+
+    def __init__(self, folder: Path, *, first_step: int, last_step: int, log_every: int) -> None:
+        """Forget what an earlier process wrote about steps after `first_step`: they are computed again."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / METRICS_NAME
+        self._last_step = last_step
+        self._log_every = log_every
+        self._window: list[dict[str, float]] = []
+        self._first_step = first_step
+        self._started = time.monotonic()
+        _forget_after(self._path, first_step)
+
+    def add_step(self, step: int, result: StepResult, *, step_s: float, data_wait_s: float, num_skipped: int) -> None:
+        """Record update number `step`, counted from 1."""
+        record = {
+            **asdict(result.losses),
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            "step_s": step_s,
+            "data_wait_s": data_wait_s,
+            "num_skipped": num_skipped,
+            "songs_per_s": result.losses.num_songs / step_s,
+            "tokens_per_s": result.losses.num_tokens / step_s,
+            "eta_s": self._estimate_rest(step),
+        }
+        self._append({"global_step": step, **record})
+        self._window.append(record)
+        if step % self._log_every == 0 or step == self._last_step:
+            self._log(step)
+            self._window = []
+
+    def add_validation(self, step: int, losses: BatchLosses) -> None:
+        """Record a validation pass after `step` updates."""
+        self._append({"global_step": step, **{f"val_{name}": value for name, value in asdict(losses).items()}})
+        logger.info(
+            "step %d/%d  validation on %d songs: loss %.4f (tokens %.4f, flow %.4f)  accuracy %.2f %%",
+            step, self._last_step, losses.num_songs, losses.loss, losses.ce, losses.flow, 100 * losses.accuracy,
+        )  # fmt: skip
+
+    def _estimate_rest(self, step: int) -> float:
+        elapsed_s = time.monotonic() - self._started
+        return elapsed_s / (step - self._first_step) * (self._last_step - step)
+
+    def _log(self, step: int) -> None:
+        """Log means over the steps since the last line; counts are added up."""
+        total = {key: sum(record[key] for record in self._window) for key in self._window[0]}
+        mean = {key: value / len(self._window) for key, value in total.items()}
+        last = self._window[-1]
+        skipped = f"  skipped {total['num_skipped']:.0f} songs" if total["num_skipped"] else ""
+        logger.info(
+            "step %d/%d  loss %.4f (tokens %.4f, flow %.4f)  accuracy %.2f %%  lr %.2e  norm %.3f  "
+            "%.2f songs/s  %.0f tokens/s  data wait %.1f %%  left %s%s",
+            step, self._last_step, mean["loss"], mean["ce"], mean["flow"], 100 * mean["accuracy"], last["lr"],
+            last["grad_norm"], total["num_songs"] / total["step_s"], total["num_tokens"] / total["step_s"],
+            100 * total["data_wait_s"] / total["step_s"], _spell_duration(last["eta_s"]), skipped,
+        )  # fmt: skip
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def describe_sizes(config: RunConfig) -> str:
+    """Return parameters by part, and FLOPs of a step by part with every song at its longest, as lines of text."""
+    num_songs, num_frames = config.trainer.batch_size, config.data.max_crop_frames
+    lines = ["parameters"]
+    lines += [f"  {part:16} {count:15,}" for part, count in count_parameters(config.model).items()]
+    lines += [f"TFLOP a step of {num_songs} songs of {config.data.max_crop_s:g} s, without recomputing layers"]
+    flops = flops_per_step(config.model, [num_frames] * num_songs)
+    lines += [f"  {part:16} {count / 1e12:15,.3f}" for part, count in flops.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _forget_after(path: Path, last_step: int) -> None:
+    """Keep the whole lines of steps up to `last_step`."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            step = json.loads(line)["global_step"]
+        except (ValueError, KeyError, TypeError):  # a line that a killed process left unfinished
+            continue
+        if step <= last_step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+def _spell_duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

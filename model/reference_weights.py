@@ -1,0 +1,168 @@
+"""Weights under the key names of the public SongBloom checkpoints, in and out.
+
+The networks are the same; the names differ, and the reference keeps as separate matrices what we fuse into one.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.song_model import SongModel
+
+ROOT = "model."  # released checkpoints are of a trainer whose `model` attribute is the network
+FROZEN_ZEROS = ("blank_emb", "beta")  # last parts of keys that the reference stores and never trains away from zero
+
+_CONDITIONERS = "condition_provider.conditioners"
+_SINGLE = {
+    "bos_D": "bos_token",
+    "semantic_table.weight": "skeleton_emb.weight",
+    "semantic_head.transform.weight": "skeleton_classifier.0.weight",
+    "semantic_head.classify.weight": "skeleton_classifier.2.weight",
+    "semantic_head.classify.bias": "skeleton_classifier.2.bias",
+    "encode_block.0.weight": "block_conv.1.weight",
+    "encode_block.0.bias": "block_conv.1.bias",
+    "encode_block.2.weight": "block_conv.3.weight",
+    "encode_block.2.bias": "block_conv.3.bias",
+    "dit.project_in.weight": "project_in.weight",
+    "dit.project_in.bias": "project_in.bias",
+    "dit.project_out.weight": "project_out.weight",
+    "dit.project_out.bias": "project_out.bias",
+    "dit.embed_time.frequencies_Q1": "timestep_features.weight",
+    "dit.embed_time.expand.weight": "to_timestep_embed.0.weight",
+    "dit.embed_time.project.weight": "to_timestep_embed.2.weight",
+    "dit.embed_time.project.bias": "to_timestep_embed.2.bias",
+    "conditioner.embed_lyrics.symbols.weight": f"{_CONDITIONERS}.lyrics.output_proj.weight",
+    "conditioner.embed_lyrics.sentences.weight": f"{_CONDITIONERS}.lyrics.sentence_idx_in_structure_emb.weight",
+    "conditioner.project_prompt.weight": f"{_CONDITIONERS}.prompt_wav.output_proj.weight",
+    "lm.norm.weight": "ar_transformer.norm.weight",
+}
+_LM_LAYER = {
+    "attention_norm.weight": ["input_layernorm.weight"],
+    "attention.qkv.weight": [f"self_attn.{part}_proj.weight" for part in "qkv"],
+    "attention.out.weight": ["self_attn.o_proj.weight"],
+    "ffn_norm.weight": ["post_attention_layernorm.weight"],
+    "ffn.gate_up.weight": ["mlp.gate_proj.weight", "mlp.up_proj.weight"],
+    "ffn.down.weight": ["mlp.down_proj.weight"],
+}
+_DIT_LAYER = {
+    "attention_norm.weight": ["pre_norm.gamma"],
+    "attention.qkv.weight": ["self_attn.to_qkv.weight"],
+    "attention.out.weight": ["self_attn.to_out.weight"],
+    "ffn_norm.weight": ["ff_norm.gamma"],
+    "ffn.gate_up.weight": ["ff.ff.0.gate_proj.weight", "ff.ff.0.up_proj.weight"],
+    "ffn.down.weight": ["ff.ff.2.weight"],
+}
+_DIT_MODULATION = {"modulation.project.weight": ["to_scale_shift_gate.1.weight"]}
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit the model."""
+
+
+def key_map(config: ModelConfig) -> dict[str, list[str]]:
+    """Return, for each of our parameters, the reference's keys whose rows it stacks, in order."""
+    names = {ours: [theirs] for ours, theirs in _SINGLE.items()}
+    dit_layer = _DIT_LAYER | (_DIT_MODULATION if config.time_conditioning == "adaln" else {})
+    stacks = (("lm", "ar_transformer", config.lm_layers, _LM_LAYER), ("dit", "nar_dit", config.dit_layers, dit_layer))
+    for ours, theirs, num_layers, layer_names in stacks:
+        for number in range(num_layers):
+            for name, parts in layer_names.items():
+                names[f"{ours}.layers.{number}.{name}"] = [f"{theirs}.layers.{number}.{part}" for part in parts]
+    return names
+
+
+def from_reference(weights: Mapping[str, Tensor], config: ModelConfig) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename reference weights to ours.
+
+    Returns:
+        our parameters by name, and the keys that were not used: the VAE, and second copies of it.
+
+    Raises:
+        WeightsError: a key is missing or unknown, or a tensor that must be zero is not.
+    """
+    weights = _strip_root(weights)
+    names = key_map(config)
+    used = {key for keys in names.values() for key in keys}
+    missing = sorted(used - weights.keys())
+    if missing:
+        raise WeightsError(f"reference weights: {len(missing)} keys are missing, first {missing[0]}")
+    unused = sorted(key for key in weights if key.startswith("vae.") or ".tokenizer." in key)
+    zeros = {key for key in weights if key.rsplit(".", 1)[-1] in FROZEN_ZEROS}
+    unknown = sorted(weights.keys() - used - zeros - set(unused))
+    if unknown:
+        raise WeightsError(f"reference weights: {len(unknown)} unknown keys, first {unknown[0]}")
+    for key in sorted(zeros - set(unused)):
+        if weights[key].any():
+            raise WeightsError(f"reference weights: {key} is expected to be all zeros, this model has no place for it")
+    return {name: torch.cat([weights[key] for key in keys]) for name, keys in names.items()}, unused
+
+
+def to_reference(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Rename tensors shaped like our parameters (weights or gradients) to reference keys; the rest is left out."""
+    renamed = {}
+    for name, keys in key_map(config).items():
+        for key, part in zip(keys, tensors[name].chunk(len(keys)), strict=True):
+            renamed[key] = part.contiguous()
+    return renamed
+
+
+def load_reference(model: SongModel, path: Path) -> list[str]:
+    """Load a reference checkpoint into `model`, upcast to its precision; return the unused keys."""
+    state, unused = from_reference(read_weights(path), model.config)
+    for name, parameter in model.named_parameters():
+        if state[name].shape != parameter.shape:
+            raise WeightsError(
+                f"{path}: {name} has shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}"
+            )
+    model.load_state_dict(state, strict=False)
+    return unused
+
+
+def export_reference(model: SongModel) -> dict[str, Tensor]:
+    """Return the weights under reference keys, with the zero tensors that the reference expects.
+
+    Raises:
+        WeightsError: the model whitens latents. The reference has no place for that: its noise has unit variance in
+            raw latents, its first block follows zeros in raw latents, and its prompt projection has no bias.
+    """
+    if model.latent_mean_C.any() or (model.latent_std_C != 1).any():
+        raise WeightsError(
+            "this model was trained on whitened latents, which reference checkpoints cannot express; "
+            "train with mean 0 and standard deviation 1 to export, or export to our own names"
+        )
+    config = model.config
+    weights = to_reference({name: parameter.detach() for name, parameter in model.named_parameters()}, config)
+    zeros = {key: torch.zeros_like(weights[key]) for key in weights if key.endswith(".gamma")}
+    weights |= {re.sub(r"gamma$", "beta", key): value for key, value in zeros.items()}
+    weights[f"{_CONDITIONERS}.lyrics.blank_emb"] = model.bos_D.new_zeros(1, config.dim)
+    return weights
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors file, or a PyTorch file of tensors alone; no code in it is run."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} is missing") from error
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise WeightsError(f"{path} is not a file of weights: {error}") from error
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise WeightsError(f"{path}: expected a dictionary of tensors, or one under 'state_dict'")
+    return weights
+
+
+def _strip_root(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the trainer's prefix from every key, if the checkpoint has it."""
+    if not any(key.startswith(ROOT) for key in weights):
+        return dict(weights)
+    return {key.removeprefix(ROOT): value for key, value in weights.items()}

@@ -1,0 +1,224 @@
+"""The configuration of a training run: typed sections, found by name, and DeepSpeed's settings made from them.
+
+Batch size and learning rate stand here once; DeepSpeed's JSON is generated, never written by hand.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from model.config import ConfigError, ModelConfig, require
+from model.strict_yaml import build, override, read_yaml
+from shards.schema import FRAME_RATE_HZ
+
+CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which spans of which songs a step learns from."""
+
+    root: str  # dataset folder, as extract_tokens left it; relative to the working directory
+    min_crop_s: float
+    max_crop_s: float
+    seconds_per_tag: float  # one tag of a non-vocal section stands for this long
+    sample_latents: bool  # draw latents from the VAE posterior anew at every step; false: its mean
+    prefetch_steps: int  # batches read ahead while a step computes
+    val_songs: int  # held-out songs of one validation pass, at most
+
+    def __post_init__(self) -> None:
+        """Refuse a span that holds no frame."""
+        require(
+            0 < self.min_crop_s <= self.max_crop_s,
+            f"data.min_crop_s is {self.min_crop_s} and data.max_crop_s {self.max_crop_s}, expected 0 < min <= max",
+        )
+        require(self.seconds_per_tag > 0, f"data.seconds_per_tag is {self.seconds_per_tag}, expected more than 0")
+        require(self.prefetch_steps >= 0, f"data.prefetch_steps is {self.prefetch_steps}, expected 0 or more")
+        require(self.val_songs >= 0, f"data.val_songs is {self.val_songs}, expected 0 or more")
+
+    @property
+    def max_crop_frames(self) -> int:
+        """Frames of the longest crop."""
+        return math.floor(self.max_crop_s * FRAME_RATE_HZ)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW with clipping by global norm; weight decay applies to matrices only."""
+
+    kind: Literal["adamw"]
+    lr: float  # the schedule's peak
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    clip_norm: float  # 0 turns clipping off
+
+    def __post_init__(self) -> None:
+        """Refuse what AdamW cannot use."""
+        require(self.lr > 0, f"optimizer.lr is {self.lr}, expected more than 0")
+        require(
+            all(0 <= beta < 1 for beta in self.betas), f"optimizer.betas is {self.betas}, expected values in [0, 1)"
+        )
+        require(self.eps > 0, f"optimizer.eps is {self.eps}, expected more than 0")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}, expected 0 or more")
+        require(self.clip_norm >= 0, f"optimizer.clip_norm is {self.clip_norm}, expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """Linear warm-up, then a cosine (or nothing) down to `final_ratio` of the peak."""
+
+    kind: Literal["cosine", "constant"]
+    num_steps: int
+    warmup_steps: int
+    final_ratio: float
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that never ends or ends before it began."""
+        require(self.num_steps > 0, f"schedule.num_steps is {self.num_steps}, expected more than 0")
+        require(
+            0 <= self.warmup_steps <= self.num_steps,
+            f"schedule.warmup_steps is {self.warmup_steps}, expected 0 to num_steps = {self.num_steps}",
+        )
+        require(0 <= self.final_ratio <= 1, f"schedule.final_ratio is {self.final_ratio}, expected 0 to 1")
+
+    def factor(self, global_step: int) -> float:
+        """Return what the peak learning rate is multiplied by in step `global_step`, counted from 0."""
+        if global_step < self.warmup_steps:
+            return (global_step + 1) / self.warmup_steps
+        if self.kind == "constant":
+            return 1.0
+        done = (global_step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+        return self.final_ratio + (1.0 - self.final_ratio) * cosine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerConfig:
+    """How a step is computed and how often it reports."""
+
+    batch_size: int  # songs per update, over all ranks
+    micro_batch_size: int  # songs per forward pass of one rank: memory, never the result
+    precision: Literal["fp32", "bf16"]  # bf16 keeps fp32 master weights
+    zero_stage: Literal[0, 1, 2, 3]
+    checkpoint_activations: bool  # recompute layers in the backward pass: a third more compute, far less memory
+    flow_weight: float  # loss = token cross-entropy + flow_weight * flow MSE
+    seed: int
+    log_every: int  # steps between readable lines
+    val_every: int  # steps between validation passes; 0: never
+
+    def __post_init__(self) -> None:
+        """Refuse counts that are none and a precision that DeepSpeed has no master weights for."""
+        for name in ("batch_size", "micro_batch_size", "log_every"):
+            require(getattr(self, name) > 0, f"trainer.{name} is {getattr(self, name)}, expected more than 0")
+        require(self.val_every >= 0, f"trainer.val_every is {self.val_every}, expected 0 or more")
+        require(self.flow_weight >= 0, f"trainer.flow_weight is {self.flow_weight}, expected 0 or more")
+        require(0 <= self.seed < 2**63, f"trainer.seed is {self.seed}, expected 0 to 2**63 - 1")
+        require(
+            self.precision == "fp32" or self.zero_stage > 0,
+            "trainer.zero_stage is 0, which keeps no fp32 master weights; with precision bf16 use 1, 2 or 3",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """Where the run keeps its state, how often, and how many of the newest stay."""
+
+    folder: str
+    every: int
+    keep: int
+
+    def __post_init__(self) -> None:
+        """Refuse to keep nothing."""
+        require(self.every > 0, f"checkpoint.every is {self.every}, expected more than 0")
+        require(self.keep > 0, f"checkpoint.keep is {self.keep}, expected more than 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that decides what a run computes."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    trainer: TrainerConfig
+    checkpoint: CheckpointConfig
+
+    def __post_init__(self) -> None:
+        """Refuse crops that hold no whole block."""
+        block_s = self.model.block_frames / FRAME_RATE_HZ
+        require(
+            self.data.min_crop_s >= block_s,
+            f"data.min_crop_s is {self.data.min_crop_s}, expected at least a block of {block_s} s",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: what YAML and JSON hold."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+
+def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's configuration; `overrides` are `section.key=value`.
+
+    The name is tried as a path, then in `model/configs/`.
+
+    Raises:
+        ConfigError: no such file, no YAML, or anything in it that a RunConfig does not have; the message starts
+            with the file and the key.
+    """
+    path = _find(Path(name_or_path))
+    tree = read_yaml(path)
+    for setting in overrides:
+        override(tree, setting)
+    return config_from_dict(tree, path.name)
+
+
+def config_from_dict(tree: object, source: str) -> RunConfig:
+    """Return the RunConfig that plain values describe; `source` names them in errors."""
+    config: RunConfig = build(RunConfig, tree, source)
+    return config
+
+
+def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
+    """Return DeepSpeed's JSON for `world_size` ranks.
+
+    Gradients are summed and reduced in fp32 at any precision, so that the result does not depend on how the
+    global batch is cut. `torch_adam` takes PyTorch's AdamW: nothing is compiled at start.
+    """
+    songs_per_rank = math.ceil(config.trainer.batch_size / world_size)
+    optimizer = config.optimizer
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.trainer.micro_batch_size,
+        "gradient_accumulation_steps": math.ceil(songs_per_rank / config.trainer.micro_batch_size),
+        "gradient_clipping": optimizer.clip_norm,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": optimizer.lr,
+                "betas": list(optimizer.betas),
+                "eps": optimizer.eps,
+                "weight_decay": optimizer.weight_decay,
+                "torch_adam": True,
+            },
+        },
+        "zero_optimization": {"stage": config.trainer.zero_stage},
+        "bf16": {"enabled": config.trainer.precision == "bf16"},
+        "communication_data_type": "fp32",
+    }
+    if config.trainer.zero_stage > 0:
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
+
+
+def _find(path: Path) -> Path:
+    for candidate in (path, CONFIG_FOLDER / path):
+        if candidate.is_file():
+            return candidate
+    shipped = ", ".join(sorted(known.name for known in CONFIG_FOLDER.glob("*.yaml")))
+    raise ConfigError(f"config {path}: no such file, here or in model/configs/ (shipped: {shipped})")

@@ -1,0 +1,95 @@
+"""Train a song model: `deepspeed model/train.py --config full.yaml`, or with torchrun, or with plain python.
+
+The last line on stdout is one JSON object. Exit code 0: trained; 1: stopped by a loss that is not finite; 2: wrong use.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import NoReturn
+
+SPEAK_FIRST_S = 5.0  # launchers end all ranks when the first one ends: leave it the time to say why
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends wrong use with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        _quit(2, f"{message} (--help lists the flags)")
+
+
+def _quit(code: int, message: str, *, is_shared: bool = True) -> NoReturn:
+    """End with one line; one that all ranks know is said by the first of each machine."""
+    if is_shared and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(SPEAK_FIRST_S)
+    else:
+        sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {message}\n")
+    raise SystemExit(code)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--config", required=True, metavar="YAML", help="a path, else a file of model/configs/")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as optimizer.lr=1e-4")
+    add("--data", metavar="FOLDER", help="dataset: the same as --set data.root=FOLDER")
+    add("--out", metavar="FOLDER", help="run folder: the same as --set checkpoint.folder=FOLDER")
+    add("--max-steps", type=int, metavar="N", help="stop after step N at the latest; the schedule does not change")
+    resume = "go on from the newest checkpoint of the run folder; --no-resume wants a folder without one"
+    add("--resume", action=argparse.BooleanOptionalAction, default=True, help=resume)
+    add("--dry-run", action="store_true", help="check the configuration, print sizes, and end")
+    add("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    options = parser.parse_args(arguments)
+    if options.max_steps is not None and options.max_steps < 1:
+        parser.error(f"--max-steps is {options.max_steps}, expected at least 1")
+    for key, value in (("data.root", options.data), ("checkpoint.folder", options.out)):
+        if value is not None:
+            options.set.append(f"{key}={json.dumps(value)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    options = _parse(arguments)
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stderr)
+    # Read once, when PyTorch loads, hence the imports below: threads that wait must not spin, which is ten times
+    # slower as soon as two processes share the cores of a CPU run.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from model.checkpoint import CheckpointError
+    from model.config import ConfigError
+    from model.progress import describe_sizes
+    from model.settings import load_config
+    from model.song_batch import BatchError
+    from model.trainer import NonFiniteLossError, join_ranks, leave_ranks
+    from model.training_run import PeerError, TrainingRun
+    from shards.schema import ShardError
+
+    user_errors = (ConfigError, ShardError, BatchError, CheckpointError, OSError)
+    try:
+        config = load_config(options.config, options.set)
+        if options.dry_run:
+            if is_main:
+                sys.stdout.write(describe_sizes(config))
+            return
+        run = TrainingRun(config, join_ranks(), max_steps=options.max_steps, resume=options.resume)
+    except user_errors as error:
+        _quit(2, str(error))
+    try:
+        summary = run.run()
+    except user_errors as error:
+        _quit(2, f"rank {run.ranks.rank}: {error}", is_shared=False)
+    except (PeerError, NonFiniteLossError) as error:
+        _quit(1, str(error))
+    leave_ranks()
+    if is_main:
+        sys.stdout.write(json.dumps(asdict(summary)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,389 @@
+"""One DeepSpeed engine around the song model: exact steps, and state that is read and set by parameter name.
+
+The loss of a global batch is (sum of all token losses / all tokens) + flow_weight * (sum of all block errors / all
+blocks). Counts are added up over ranks before the backward pass, and each rank's sums are divided by them: how the
+batch is cut into ranks and micro-batches changes nothing but the order of additions.
+"""
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ReduceOp, all_reduce, broadcast
+
+from model.batches import MicroBatch, RankBatch
+from model.losses import SongOutput
+from model.noise import Draws, draw
+from model.settings import RunConfig, deepspeed_settings
+from model.song_batch import SongBatch
+from model.song_model import SongModel
+from shards.schema import MAX_KEY_BYTES
+
+ADAM_STATE = ("exp_avg", "exp_avg_sq")  # what AdamW keeps per parameter, besides the number of steps
+RANK_TIMEOUT = timedelta(minutes=30)  # the longest wait for another rank: rank 0 writing a large checkpoint
+
+# Rows of the table of sums that every song contributes to.
+_CE, _FLOW, _CORRECT, _TARGETS, _BLOCKS, _SONGS = range(6)
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss or gradient that is infinite or not a number; nothing is saved after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process among all processes of the run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0, which logs and writes."""
+        return self.rank == 0
+
+    def add_up(self, values: Sequence[float] | Tensor) -> Tensor:
+        """Return the sum over all ranks, in float64 unless `values` is a tensor of another type."""
+        total = torch.as_tensor(values, dtype=None if isinstance(values, Tensor) else torch.float64).to(self.device)
+        if self.world_size > 1:
+            all_reduce(total, ReduceOp.SUM)
+        return total
+
+    def tell(self, number: int) -> int:
+        """Return rank 0's number on every rank."""
+        message = torch.tensor(number, device=self.device)
+        if self.world_size > 1:
+            broadcast(message, src=0)
+        return int(message)
+
+
+def join_ranks() -> Ranks:
+    """Join the other processes of the run, which `deepspeed`, `torchrun` or nobody has started."""
+    defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
+    if has_gpu:
+        torch.cuda.set_device(device)
+    elif "OMP_NUM_THREADS" not in os.environ:  # processes of one machine share its cores
+        num_neighbours = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_neighbours))
+    deepspeed = _import_deepspeed(has_gpu)
+    deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", verbose=False, timeout=RANK_TIMEOUT)
+    return Ranks(rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]), device=device)
+
+
+def leave_ranks() -> None:
+    """Close the connections to the other processes."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _import_deepspeed(has_gpu: bool) -> Any:
+    """Import DeepSpeed so that CPU runs need no compiler.
+
+    On a CPU DeepSpeed compiles a shared-memory all-reduce at first use, 80 s with a compiler and an error without;
+    gloo does the same work. The extension is built only if this table lists it as compatible.
+    """
+    if not has_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import deepspeed.ops
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if not has_gpu:
+        deepspeed.ops.__compatible_ops__ = {}
+    return deepspeed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLosses:
+    """Means over a global batch, the same on every rank."""
+
+    loss: float
+    ce: float  # nats per token
+    flow: float  # squared velocity error per block and channel
+    accuracy: float  # share of tokens whose logit is the highest
+    num_songs: int
+    num_tokens: int
+
+    @classmethod
+    def from_sums(cls, sums: Sequence[float], flow_weight: float) -> "BatchLosses":
+        """Divide sums by their counts."""
+        ce, flow = sums[_CE] / sums[_TARGETS], sums[_FLOW] / sums[_BLOCKS]
+        return cls(
+            loss=ce + flow_weight * flow,
+            ce=ce,
+            flow=flow,
+            accuracy=sums[_CORRECT] / sums[_TARGETS],
+            num_songs=round(sums[_SONGS]),
+            num_tokens=round(sums[_TARGETS]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What one update did."""
+
+    losses: BatchLosses
+    lr: float
+    grad_norm: float  # before clipping
+
+
+class _ScaledLoss(nn.Module):
+    """The model with its loss, as plain tensors: DeepSpeed's hooks see no tensor inside other objects."""
+
+    def __init__(self, song_model: SongModel, flow_weight: float) -> None:
+        super().__init__()
+        self.song_model = song_model
+        self.flow_weight = flow_weight
+
+    def forward(self, batch: SongBatch, draws: Draws, num_targets: Tensor, num_blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return this micro-batch's part of the global loss, and the table [6, B] of sums per song."""
+        output = self.song_model(batch, draws)
+        loss = output.loss(num_targets=num_targets, num_blocks=num_blocks, flow_weight=self.flow_weight)
+        return loss, _tabulate(output)
+
+
+def _tabulate(output: SongOutput) -> Tensor:
+    """Return float64 sums per song: rows as named at the top of this file."""
+    rows = [output.ce_sum_B, output.flow_sum_B, output.num_correct_B, output.num_targets_B, output.num_blocks_B]
+    table = torch.stack([row.detach().double() for row in rows])
+    return torch.cat([table, torch.ones_like(table[:1])])
+
+
+class Trainer:
+    """Updates a song model, on one of several ranks."""
+
+    def __init__(self, model: SongModel, config: RunConfig, ranks: Ranks) -> None:
+        """Hand `model`, with its weights, to DeepSpeed."""
+        self.config = config
+        self.ranks = ranks
+        self.model = model
+        self._stage = config.trainer.zero_stage
+        settings = deepspeed_settings(config, ranks.world_size)
+        self._num_micro_batches: int = settings["gradient_accumulation_steps"]
+        deepspeed = _import_deepspeed(ranks.device.type == "cuda")
+        self._engine: Any = deepspeed.initialize(
+            model=_ScaledLoss(model, config.trainer.flow_weight),
+            model_parameters=_group_parameters(model, config.optimizer.weight_decay),
+            config=settings,
+        )[0]
+        self._allocate_adam_state()
+
+    def train_step(self, batch: RankBatch, global_step: int) -> StepResult:
+        """Update the weights with this rank's share of step `global_step`, counted from 0.
+
+        Raises:
+            NonFiniteLossError: before the update, naming the songs. Where only the gradient is not finite, ZeRO
+                finds out after it.
+        """
+        assert len(batch.micro_batches) == self._num_micro_batches, "ranks would wait for each other forever"
+        num_targets, num_blocks = self._count(batch)
+        tables = []
+        for number, micro_batch in enumerate(batch.micro_batches):
+            is_last = number == self._num_micro_batches - 1
+            loss, table = self._engine(*self._prepare(micro_batch, with_dropout=True), num_targets, num_blocks)
+            # DeepSpeed divides by the number of micro-batches and by that of ranks; the loss is a sum over both.
+            scale = 0 if micro_batch.is_repeat else self._num_micro_batches * self.ranks.world_size
+            self._engine.backward(loss * scale)
+            tables.append(table)
+            if not is_last:
+                self._engine.step()
+        sums = self._sum_tables(batch.micro_batches, tables, global_step)
+        grad_norm = self._check(self._local_grad_norm(), global_step) if self._stage == 0 else math.nan
+        lr = self.config.optimizer.lr * self.config.schedule.factor(global_step)
+        for group in self._adam.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        if self._stage > 0:
+            grad_norm = self._check(float(self._engine.get_global_grad_norm()), global_step)
+        losses = BatchLosses.from_sums(sums, self.config.trainer.flow_weight)
+        return StepResult(losses=losses, lr=lr, grad_norm=grad_norm)
+
+    @torch.no_grad()
+    def evaluate(self, batch: RankBatch) -> BatchLosses:
+        """Return the losses without dropout of conditions; `batch` is this rank's share."""
+        self._engine.eval()
+        one = torch.ones((), device=self.ranks.device)
+        tables = [
+            self._engine(*self._prepare(micro_batch, with_dropout=False), one, one)[1]
+            for micro_batch in batch.micro_batches
+        ]
+        self._engine.train()
+        sums = self._sum_tables(batch.micro_batches, tables, None)
+        return BatchLosses.from_sums(sums, self.config.trainer.flow_weight)
+
+    def gather_state(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Yield file name and float32 tensors of weights and optimizer state; all ranks must take part.
+
+        Tensors are complete and on the CPU on rank 0; the other ranks get empty dictionaries.
+        """
+        for key in (None, *ADAM_STATE):
+            tensors = {}
+            for name, parameter in self.model.named_parameters():
+                tensor = self._gather(parameter, key)
+                if self.ranks.is_main:
+                    tensors[name] = tensor.detach().float().cpu().clone()
+            if key is None and self.ranks.is_main:
+                persistent = self.model.state_dict().keys()
+                tensors |= {name: buffer.cpu() for name, buffer in self.model.named_buffers() if name in persistent}
+            yield ("model" if key is None else f"optimizer_{key}"), tensors
+
+    def restore(self, read: Mapping[str, Iterator[tuple[str, Tensor]]], global_step: int) -> None:
+        """Set weights and optimizer state to those of a checkpoint, whatever ranks and ZeRO stage it came from.
+
+        Args:
+            read: file name, as `gather_state` gives it, to names and complete float32 tensors.
+            global_step: updates that the checkpoint has seen.
+        """
+        parameters = dict(self.model.named_parameters())
+        for file_name, tensors in read.items():
+            key = None if file_name == "model" else file_name.removeprefix("optimizer_")
+            for name, tensor in tensors:
+                if name in parameters:
+                    self._set(parameters[name], key, tensor)
+        for state in self._adam.state.values():
+            state["step"].fill_(global_step)
+
+    def close(self) -> None:
+        """Free what DeepSpeed holds."""
+        self._engine.destroy()
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        """PyTorch's optimizer, inside DeepSpeed's where there is one."""
+        adam: torch.optim.Optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+        return adam
+
+    def _prepare(self, micro_batch: MicroBatch, *, with_dropout: bool) -> tuple[SongBatch, Draws]:
+        num_blocks = (micro_batch.batch.num_frames_B // self.config.model.block_frames).tolist()
+        draws = draw(micro_batch.seeds, num_blocks, self.config.model, self.ranks.device, with_dropout=with_dropout)
+        return micro_batch.batch.to(self.ranks.device), draws
+
+    def _count(self, batch: RankBatch) -> tuple[Tensor, Tensor]:
+        """Return targets and blocks of the global batch; a song has one target per frame and EOS."""
+        frames = [micro.batch.num_frames_B for micro in batch.micro_batches if not micro.is_repeat]
+        num_frames = sum(int(counts.sum()) for counts in frames)
+        num_songs = sum(len(counts) for counts in frames)
+        num_targets, num_blocks = self.ranks.add_up(
+            [num_frames + num_songs, num_frames // self.config.model.block_frames]
+        ).float()
+        return num_targets, num_blocks
+
+    def _sum_tables(
+        self, micro_batches: Sequence[MicroBatch], tables: Sequence[Tensor], global_step: int | None
+    ) -> list[float]:
+        """Return the rows summed over all songs of all ranks, or raise if a song's losses are not finite."""
+        counted = [table for table, micro in zip(tables, micro_batches, strict=True) if not micro.is_repeat]
+        local = torch.cat(counted, dim=1).sum(dim=1) if counted else torch.zeros(6, device=self.ranks.device).double()
+        sums: list[float] = self.ranks.add_up(local).tolist()
+        if not all(map(math.isfinite, sums)):
+            names = self._name_bad_songs(micro_batches, tables)
+            where = "validation" if global_step is None else f"step {global_step}"
+            raise NonFiniteLossError(f"{where}: the loss is not finite; no update was made; songs: {', '.join(names)}")
+        return sums
+
+    def _name_bad_songs(self, micro_batches: Sequence[MicroBatch], tables: Sequence[Tensor]) -> list[str]:
+        """Return the keys of all songs, on any rank, whose losses are not finite."""
+        num_slots = max(self.config.trainer.batch_size, self.config.data.val_songs)
+        names = torch.zeros(num_slots, MAX_KEY_BYTES, dtype=torch.int32)
+        for table, micro in zip(tables, micro_batches, strict=True):
+            if micro.is_repeat:
+                continue
+            for slot, key, is_good in zip(micro.slots, micro.batch.keys, table.isfinite().all(dim=0), strict=True):
+                if not is_good:
+                    names[slot, : len(key)] = torch.tensor(list(key.encode("ascii")), dtype=torch.int32)
+        rows = self.ranks.add_up(names).cpu().tolist()
+        return sorted({bytes(row).rstrip(b"\0").decode("ascii") for row in rows if any(row)})
+
+    def _check(self, grad_norm: float, global_step: int) -> float:
+        if math.isfinite(grad_norm) and grad_norm >= 0:  # DeepSpeed's norm is -1 where it is not finite
+            return grad_norm
+        raise NonFiniteLossError(
+            f"step {global_step}: losses are finite, but the norm of the gradient is not; this step is not saved: "
+            "resume from the last checkpoint with a lower learning rate"
+        )
+
+    def _local_grad_norm(self) -> float:
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        return float(nn.utils.get_total_norm(gradients))
+
+    def _allocate_adam_state(self) -> None:
+        """Make AdamW's state as its first step would, so that it can be set and read from the start.
+
+        DeepSpeed links the state to parameters at the first step of the first parameter group, when that of the
+        second does not exist yet; linking here finds both.
+        """
+        optimizer = self._engine.optimizer
+        if self._stage == 3:
+            tensors = optimizer.fp32_partitioned_groups_flat
+        else:
+            tensors = [parameter for group in self._adam.param_groups for parameter in group["params"]]
+        for tensor in tensors:
+            moments = {key: torch.zeros_like(tensor) for key in ADAM_STATE}
+            self._adam.state[tensor] = {"step": torch.zeros((), dtype=torch.float32), **moments}
+        if self._stage in (1, 2):
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _gather(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        """Return the whole float32 parameter (key None) or its optimizer state; all ranks must take part."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        tensor: Tensor
+        if self._stage == 0:
+            tensor = parameter if key is None else self._adam.state[parameter][key]
+        elif key is None:
+            tensor = safe_get_full_fp32_param(parameter)
+        else:
+            tensor = safe_get_full_optimizer_state(parameter, key)
+        return tensor
+
+    @torch.no_grad()
+    def _set(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
+        """Set this rank's part of a parameter (key None) or of its optimizer state."""
+        from deepspeed.utils import (
+            safe_get_local_fp32_param,
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+            safe_set_local_fp32_param,
+            safe_set_local_optimizer_state,
+        )
+
+        value = value.to(self.ranks.device)
+        if self._stage == 0:
+            (parameter if key is None else self._adam.state[parameter][key]).copy_(value)
+        elif self._stage < 3:
+            if key is None:
+                safe_set_full_fp32_param(parameter, value)
+            else:
+                safe_set_full_optimizer_state(parameter, value, key)
+        else:  # equal parts per rank, the last one padded
+            part_size = safe_get_local_fp32_param(parameter).numel()
+            flat = nn.functional.pad(value.flatten(), (0, part_size * self.ranks.world_size - value.numel()))
+            part = flat[self.ranks.rank * part_size : (self.ranks.rank + 1) * part_size]
+            if key is None:
+                safe_set_local_fp32_param(parameter, part)
+            else:
+                safe_set_local_optimizer_state(parameter, part, key)
+
+
+def _group_parameters(model: SongModel, weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: the matrices of linear layers decay; embeddings, norms and biases do not."""
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    decayed = [parameter for parameter in model.parameters() if id(parameter) in matrices]
+    others = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,0 +1,72 @@
+"""Tests of model/size.py."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.config import ModelConfig
+from model.noise import Draws
+from model.size import count_parameters, flops_per_step
+from model.song_batch import SongBatch
+from model.song_model import SongModel
+
+
+def test_released_model_has_the_published_size() -> None:
+    counts = count_parameters(ModelConfig())
+    assert counts["lm"] == 1_359_066_624
+    assert counts["dit_layers"] == 453_021_696
+    assert counts["semantic_table"] == 25_168_896
+    assert counts["semantic_head"] == 27_543_041
+    assert counts["encode_block"] == 3_935_232
+    assert counts["dit_projections"] == 99_840 + 98_368
+    assert counts["dit_time"] == 128 + 2_754_048
+    assert counts["conditioner"] == 683_520 - 1536  # the published figure counts a frozen vector of zeros
+    assert counts["total"] == 1_872_371_393  # "1,872.37 M"
+
+
+def test_parts_add_up_to_the_model(tiny_config: ModelConfig, make_model: Callable[..., SongModel]) -> None:
+    counts = count_parameters(tiny_config)
+    total = counts.pop("total")
+    assert total == sum(counts.values()) == sum(p.numel() for p in make_model().parameters())
+
+
+@pytest.mark.parametrize(
+    ("lm_layers", "num_frames", "petaflops"),
+    [(36, 3744, 10.2), (36, 2624, 7.28), (24, 3744, 8.19)],
+)
+def test_step_of_128_songs_costs_what_the_papers_cluster_spent(
+    lm_layers: int, num_frames: int, petaflops: float
+) -> None:
+    step = flops_per_step(ModelConfig(lm_layers=lm_layers), [num_frames] * 128)
+    assert step["total"] / 1e15 == pytest.approx(petaflops, rel=0.005)
+
+
+def test_checkpointing_costs_one_more_forward_pass(tiny_config: ModelConfig) -> None:
+    plain = flops_per_step(tiny_config, [8], [5], [6])
+    saving = flops_per_step(tiny_config, [8], [5], [6], checkpoint_activations=True)
+    assert saving["total"] == pytest.approx(plain["total"] * 4 / 3)
+
+
+def test_fixed_padding_is_paid_for(tiny_config: ModelConfig) -> None:
+    fixed = replace(tiny_config, conditions=replace(tiny_config.conditions, padding="fixed"))
+    assert flops_per_step(fixed, [8], [5], [6])["lm_dense"] == flops_per_step(tiny_config, [8])["lm_dense"]
+
+
+def test_formula_agrees_with_counting(
+    tiny_config: ModelConfig,
+    make_model: Callable[..., SongModel],
+    make_batch: Callable[..., SongBatch],
+    draw_for: Callable[..., Draws],
+) -> None:
+    """Count the products of a real forward pass: the formula leaves out small parts, such as the block encoder."""
+    batch = make_batch([12], [5], [6])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        make_model()(batch, draw_for(batch))
+    counts = counter.get_flop_counts()
+    layers = sum(counts["SongModel"][op] for op in counts["SongModel"] if "mm" in str(op))
+    formula = flops_per_step(tiny_config, [12], [5], [6])
+    dense = sum(formula[part] for part in ("lm_dense", "dit_dense", "semantic_head")) / 3
+    assert layers == pytest.approx(dense, rel=0.06)
