@@ -1,0 +1,201 @@
+"""raw/ -> clean/: separate vocals, hear what is sung, and keep the lyrics that agree, line by line.
+
+Every song ends in clean/songs.parquet with a verdict, or in clean/quarantine.parquet with a reason. A run that was
+stopped goes on where it was: finished songs are not done again unless their audio, lyrics, settings or models changed.
+"""
+
+import argparse
+import functools
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jobs.clean_steps import Survey, build_steps, quarantine
+from jobs.cluster import Row, Step, connect, resolve_path, stream
+from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, run_command
+from pipeline.clean_folder import (
+    QUARANTINE_SCHEMA,
+    SONGS_SCHEMA,
+    file_stem,
+    read_record,
+    write_run,
+    write_table,
+)
+from pipeline.clean_song import MODELS, CleanSettings, finish_song, start_song, with_asr
+from pipeline.inputs import InputError, SongInput, find_songs
+from pipeline.profiles import PROFILES, check_models, get_profile
+from pipeline.report import write_report
+from pipeline.song import Drop
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_S = 10.0
+
+
+def clean(
+    source: Path, out: Path, settings: CleanSettings, *, limit: int | None, workers: int | None
+) -> dict[str, Any]:
+    """Clean all songs of `source` into `out` and return the totals of the run."""
+    started = time.monotonic()
+    songs = find_songs(source)[:limit]
+    check_models(settings.profile, MODELS)
+    out.mkdir(parents=True, exist_ok=True)
+    logger.info("%d songs in %s", len(songs), source)
+    cluster = connect()
+    survey = Step(name="survey", make_worker=functools.partial(Survey, out, settings.fingerprint()))
+    surveyed = sorted(stream([{"source": song} for song in songs], [survey]), key=lambda row: row["source"].song_id)
+    todo = _settle_without_audio(out, surveyed)
+    finished_before = sum(bool(row.get("finished")) for row in surveyed)
+    if finished_before:
+        logger.info("%d songs are finished already", finished_before)
+    seconds: Counter[str] = Counter()
+    last = time.monotonic()
+    for count, summary in enumerate(stream(todo, build_steps(settings, out, cluster, workers)), 1):
+        seconds.update(summary["seconds"])
+        if count == len(todo) or time.monotonic() - last > PROGRESS_S or sys.stderr.isatty():
+            last = time.monotonic()
+            eta_s = (last - started) / count * (len(todo) - count)
+            name = f"{summary['verdict']} {summary['reason']}".strip()
+            logger.info("%d of %d songs, about %.0f s left; %s: %s", count, len(todo), eta_s, summary["song_id"], name)
+    return write_outputs(out, songs, settings, dict(seconds), time.monotonic() - started, finished_before)
+
+
+def _settle_without_audio(out: Path, surveyed: Iterable[Row]) -> list[Row]:
+    """Write quarantined inputs and copies of songs that came before; return the rows that need work."""
+    first_with: dict[str, str] = {}
+    todo = []
+    for row in surveyed:
+        source: SongInput = row["source"]
+        if row.get("quarantine"):
+            quarantine(out, row)
+            continue
+        first = first_with.setdefault(row["sha256"], source.song_id)
+        if first != source.song_id:
+            song = start_song(source, row["sha256"])
+            # Its first copy may go away: the mark keeps this record from counting as finished.
+            finish_song(out, song, Drop("duplicate", f"same bytes as {first}"), f"{row['fingerprint']}-copy")
+        elif not row["finished"]:
+            todo.append(row)
+    return todo
+
+
+def write_outputs(
+    out: Path,
+    songs: Iterable[SongInput],
+    settings: CleanSettings,
+    seconds: dict[str, float],
+    wall_s: float,
+    resumed: int,
+) -> dict[str, Any]:
+    """Gather the records of all songs into the tables, the report and the totals."""
+    records = [(song, read_record(out, song.song_id)) for song in songs]
+    lost = [song.song_id for song, record in records if record is None]
+    if lost:
+        raise InputError(
+            f"{out}: no record of {lost[0]!r} ({len(lost)} in all); was the folder changed during the run?"
+        )
+    rows = [record["row"] for _, record in records if record and "row" in record]
+    quarantined = [record["quarantine"] for _, record in records if record and "quarantine" in record]
+    write_table(out / "songs.parquet", rows, SONGS_SCHEMA)
+    write_table(out / "quarantine.parquet", quarantined, QUARANTINE_SCHEMA)
+    _remove_stale(out, {file_stem(row["song_id"]) for row in rows if row["verdict"] == "keep"})
+    stats = {
+        "seen": len(records),
+        "kept": sum(row["verdict"] == "keep" for row in rows),
+        "rejected": dict(Counter(row["reason"] for row in rows if row["verdict"] == "reject")),
+        "quarantined": len(quarantined),
+        "lines": dict(Counter(line["edit"] for row in rows if row["verdict"] == "keep" for line in row["lines"])),
+        "dropped_lines": dict(Counter(line["reason"] for row in rows for line in row["dropped"])),
+        "audio_hours": round(sum(row["duration_s"] for row in rows) / 3600, 4),
+        "finished_before": resumed,
+        "seconds_per_stage": {name: round(value, 2) for name, value in sorted(seconds.items())},
+        "wall_s": round(wall_s, 2),
+    }
+    write_run(out, settings.facts(), stats)
+    write_report(out / "report.html", rows, quarantined, stats)
+    return stats
+
+
+def _remove_stale(out: Path, kept: set[str]) -> None:
+    """Lyric files of songs that an earlier run kept and this one does not would mislead."""
+    for path in (out / "lyrics").glob("*"):
+        if path.stem not in kept and path.suffix in (".lrc", ".TextGrid"):
+            path.unlink()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = CommandParser(
+        prog="clean_lyrics.py",
+        description=__doc__,
+        epilog="examples:\n  python jobs/clean_lyrics.py\n"
+        "  ray job submit -- python jobs/clean_lyrics.py --in /data/catalogue.parquet --out /data/clean\n"
+        "  python jobs/clean_lyrics.py --profile miniature --limit 10",
+    )
+    parser.add_argument(
+        "--in", dest="source", type=Path, default=Path("raw"), help="folder tree of audio with song.txt, song.lrc or "
+        "lyrics.txt beside each file; or a manifest (.jsonl, .csv, .parquet with the column audio) (default: raw/)"
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("clean"), help="folder to write to (default: clean/)")
+    parser.add_argument(
+        "--profile", choices=sorted(PROFILES), default=os.environ.get("SONGBLOOM_PROFILE", "full"),
+        help="models and settings (default: $SONGBLOOM_PROFILE, else full)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--asr", help="another recogniser: a faster-whisper folder, a hub id or a size such as large-v3"
+    )
+    parser.add_argument("--language", default="auto", help="ISO 639-1 code of all songs (default: auto, song by song)")
+    parser.add_argument("--limit", type=int, help="only the first N songs")
+    parser.add_argument("--workers", type=int, help="workers per heavy stage (default: from CPUs and GPUs)")
+    parser.add_argument(
+        "--min-duration", type=float, default=1.0, help="shorter songs are rejected, in seconds (default: 1)"
+    )
+    parser.add_argument(
+        "--max-duration", type=float, default=900.0, help="longer songs are rejected, in seconds (default: 900)"
+    )
+    parser.add_argument(
+        "--seconds-per-tag", type=float, default=1.0, help="one [intro], [inst] or [outro] tag for so many seconds: "
+        "1 for the 150 s models, 5 for the 240 s model (default: 1)"
+    )  # fmt: skip
+    parser.add_argument("--keep-vocals", action="store_true", help="also write clean/vocals/<song_id>.flac")
+    parser.add_argument(
+        "--max-drop-rate", type=float, default=1.0, help="exit with 1 where more than this share of the inputs was "
+        "rejected or quarantined (default: 1, never)"
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def main() -> tuple[dict[str, Any], int]:
+    """Run the command."""
+    arguments = parse_arguments()
+    source, out = resolve_path(arguments.source), resolve_path(arguments.out)
+    for name, value in (("--limit", arguments.limit), ("--workers", arguments.workers)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value}: expected 1 or more")
+    settings = CleanSettings(
+        profile=with_asr(get_profile(arguments.profile), arguments.asr),
+        language=arguments.language,
+        min_duration_s=arguments.min_duration,
+        max_duration_s=arguments.max_duration,
+        seconds_per_tag=arguments.seconds_per_tag,
+        keep_vocals=arguments.keep_vocals,
+    )
+    stats = clean(source, out, settings, limit=arguments.limit, workers=arguments.workers)
+    dropped = 1 - stats["kept"] / max(stats["seen"], 1)
+    if dropped > arguments.max_drop_rate:
+        logger.error(
+            "%.0f%% of the inputs were dropped, --max-drop-rate allows %.0f%%",
+            100 * dropped,
+            100 * arguments.max_drop_rate,
+        )
+        return stats, EXIT_SHORT
+    return stats, EXIT_FINE
+
+
+if __name__ == "__main__":
+    run_command(main)

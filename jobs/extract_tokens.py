@@ -1,0 +1,343 @@
+"""raw/ + clean/ -> shards/: semantic tokens, VAE latents and style prompts of every kept song, as WebDataset shards.
+
+The same songs and settings give the same bytes with any number of workers and after any crash. A run that was stopped
+goes on where it was: finished songs and shards are not done again.
+"""
+
+import argparse
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jobs.cluster import Row, Step, connect, resolve_path, stream
+from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, run_command
+from pipeline.audio import AudioDecodeError, decode_audio, hash_file
+from pipeline.clean_folder import write_text
+from pipeline.clean_song import lyrics_bytes
+from pipeline.encode_song import MODELS, SongEncoder, SongToEncode, describe_models
+from pipeline.inputs import InputError, SongInput, find_songs
+from pipeline.lyrics_encoding import LyricsError, decode_lyrics
+from pipeline.plan_shards import PlannedShard, plan_shards, song_from_raw, songs_from_clean
+from pipeline.profiles import PROFILES, Profile, check_models, get_profile
+from shards.dataset_info import DatasetInfo, write_dataset_info
+from shards.index import IndexRow, write_index
+from shards.latent_statistics import LatentStatistics
+from shards.reader import ShardReader
+from shards.sample import Sample
+from shards.schema import SPLITS, ShardError
+from shards.writer import write_shard
+
+logger = logging.getLogger(__name__)
+
+PROGRESS = ".progress"  # samples and facts of shards under way; readers of the dataset never look there
+PROGRESS_S = 10.0
+MIN_LATENT_STD = 1e-4  # of a channel that hardly changes
+
+
+class EncodeWorker:
+    """Encodes songs and leaves each as a one-sample shard for assembly."""
+
+    def __init__(self, profile: Profile, device: str, progress: Path) -> None:
+        """Load the models, once per process."""
+        self._encoder = SongEncoder(profile, device)
+        self._encoder.setup()
+        self._progress = progress
+
+    def __call__(self, row: Row) -> Row:
+        """Encode one song; only its key and, where it failed, the reason go on."""
+        song: SongToEncode = row["song"]
+        summary = {"shard": row["shard"], "key": song.key, "song_id": song.row["song_id"], "failed": ""}
+        try:
+            if hash_file(song.path) != song.row["sha256"]:
+                raise AudioDecodeError("the file has changed since it was read first; clean it again")
+            sample = self._encoder.encode(song)
+        except AudioDecodeError as error:
+            return summary | {"failed": str(error)}
+        write_shard(self._progress / _sample_name(row["shard"], song.key), [sample])
+        return summary
+
+
+def _sample_name(shard: str, key: str) -> str:
+    return f"{shard.split('/')[0]}/{key}.tar"
+
+
+class Survey:
+    """Reads a raw song's bytes and length, for songs that were not cleaned."""
+
+    def __init__(self, models: dict[str, Any]) -> None:
+        """Remember the models, which are part of a song's fingerprint."""
+        self._models = models
+
+    def __call__(self, row: Row) -> Row:
+        """Add `song`, or `failed` with the reason."""
+        source: SongInput = row["source"]
+        try:
+            if source.problem:
+                raise AudioDecodeError(source.problem)
+            duration_s = decode_audio(source.path).duration_s
+            text = decode_lyrics(lyrics_bytes(source))
+        except (AudioDecodeError, LyricsError) as error:
+            return {"song": None, "song_id": source.song_id, "failed": str(error)}
+        song = song_from_raw(source, text, hash_file(source.path), duration_s, self._models)
+        return {"song": song, "song_id": source.song_id, "failed": ""}
+
+
+@contextmanager
+def lock(out: Path) -> Iterator[None]:
+    """Refuse a second extraction into the same folder."""
+    path = out / PROGRESS / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream_:
+        try:
+            fcntl.flock(stream_, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{out}: another extraction writes to this folder; wait for it or choose another --out"
+            ) from error
+        yield
+
+
+def extract(
+    songs: Sequence[SongToEncode],
+    out: Path,
+    profile: Profile,
+    *,
+    val_fraction: float,
+    shard_bytes: int,
+    workers: int | None,
+) -> dict[str, Any]:
+    """Encode the songs into shards and write the index and dataset.json last; return the totals."""
+    started = time.monotonic()
+    plan = plan_shards(
+        songs, val_fraction=val_fraction, shard_bytes=shard_bytes, prompts_per_song=profile.prompts_per_song
+    )
+    _remove_stale(out, plan)
+    finished = {shard.name: facts for shard in plan if (facts := _read_facts(out, shard)) is not None}
+    pending = [shard for shard in plan if shard.name not in finished]
+    rows = [{"shard": s.name, "song": song} for s in pending for song in s.songs if not _is_encoded(out, s, song)]
+    num_songs = sum(len(shard.songs) for shard in plan)
+    logger.info("%d songs in %d shards; %d songs to encode", num_songs, len(plan), len(rows))
+    cluster = connect()
+    make_worker = functools.partial(EncodeWorker, profile, "cuda" if cluster.num_gpus else "cpu", out / PROGRESS)
+    failed: dict[str, str] = {}
+    left = Counter(row["shard"] for row in rows)
+    shards = {shard.name: shard for shard in pending}
+    for name in shards.keys() - left.keys():
+        finished[name] = _assemble(out, shards[name], failed)
+    last = time.monotonic()
+    for count, done in enumerate(
+        stream(rows, [Step(name="encode", make_worker=make_worker, **cluster.pool(1, workers))]), 1
+    ):
+        if done["failed"]:
+            failed[done["song_id"]] = done["failed"]
+            logger.warning("left out: %s: %s", done["song_id"], done["failed"])
+        left[done["shard"]] -= 1
+        if left[done["shard"]] == 0:
+            finished[done["shard"]] = _assemble(out, shards[done["shard"]], failed)
+        if count == len(rows) or time.monotonic() - last > PROGRESS_S or sys.stderr.isatty():
+            last = time.monotonic()
+            eta_s = (last - started) / count * (len(rows) - count)
+            logger.info("%d of %d songs encoded, about %.0f s left", count, len(rows), eta_s)
+    failed = {song_id: reason for facts in finished.values() for song_id, reason in facts["failed"].items()}
+    return _finish(out, plan, finished, failed, describe_models(profile), time.monotonic() - started)
+
+
+def _is_encoded(out: Path, shard: PlannedShard, song: SongToEncode) -> bool:
+    sample = _read_sample(out, shard, song)
+    return sample is not None and sample.metadata["provenance"].get("fingerprint") == song.fingerprint
+
+
+def _read_sample(out: Path, shard: PlannedShard, song: SongToEncode) -> Sample | None:
+    name = _sample_name(shard.name, song.key)
+    if not (out / PROGRESS / name).exists():
+        return None
+    try:
+        return next(iter(ShardReader(out / PROGRESS).iterate(name)))
+    except (ShardError, StopIteration):  # a file of another version, or damaged: encoded again
+        return None
+
+
+def _assemble(out: Path, shard: PlannedShard, failed: dict[str, str]) -> dict[str, Any]:
+    """Write one shard from its encoded songs, then the facts that say so, then delete what it was made of."""
+    statistics: LatentStatistics | None = None
+
+    def samples() -> Iterator[Sample]:
+        nonlocal statistics
+        for song in shard.songs:
+            if song.row["song_id"] in failed:
+                continue
+            sample = _read_sample(out, shard, song)
+            if sample is None:
+                raise ShardError(f"{shard.name}: the encoded song {song.key} is gone; run the command again")
+            statistics = statistics or LatentStatistics(sample.latent_channels)
+            statistics.add(sample.latents)
+            yield sample
+
+    has_songs = any(song.row["song_id"] not in failed for song in shard.songs)
+    rows = write_shard(out / shard.name, samples()) if has_songs else []
+    facts = {
+        "fingerprint": shard.fingerprint,
+        "failed": {song_id: failed[song_id] for song in shard.songs if (song_id := song.row["song_id"]) in failed},
+        "rows": [asdict(row) for row in rows],
+        "statistics": statistics.to_json() if statistics else None,
+    }
+    write_text(_facts_path(out, shard.name), json.dumps(facts))
+    for song in shard.songs:
+        (out / PROGRESS / _sample_name(shard.name, song.key)).unlink(missing_ok=True)
+    logger.info("%s: %d songs, %.1f MB", shard.name, len(rows), (out / shard.name).stat().st_size / 1e6 if rows else 0)
+    return facts
+
+
+def _facts_path(out: Path, shard: str) -> Path:
+    return out / PROGRESS / f"{shard.replace('/', '-').removesuffix('.tar')}.json"
+
+
+def _read_facts(out: Path, shard: PlannedShard) -> dict[str, Any] | None:
+    """Return the facts of a shard that is finished with the same songs and settings, else None."""
+    try:
+        facts = json.loads(_facts_path(out, shard.name).read_text(encoding="utf-8"))
+        is_same = facts["fingerprint"] == shard.fingerprint
+        has_file = (out / shard.name).exists() or not facts["rows"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return facts if is_same and has_file else None
+
+
+def _remove_stale(out: Path, plan: Sequence[PlannedShard]) -> None:
+    """Delete shards that an earlier run of this job wrote and this plan does not have; refuse files of anyone else."""
+    planned = {shard.name for shard in plan}
+    for split in SPLITS:
+        for path in sorted((out / split).glob("*.tar")):
+            name = f"{split}/{path.name}"
+            if name in planned:
+                continue
+            if not _facts_path(out, name).exists():
+                raise InputError(f"{path}: not written by this job; move it away or choose another --out")
+            path.unlink()
+            _facts_path(out, name).unlink()
+
+
+def _finish(
+    out: Path,
+    plan: Sequence[PlannedShard],
+    finished: dict[str, dict[str, Any]],
+    failed: dict[str, str],
+    models: dict[str, Any],
+    wall_s: float,
+) -> dict[str, Any]:
+    rows = [IndexRow(**row) for shard in plan for row in finished[shard.name]["rows"]]
+    train = [
+        finished[s.name]["statistics"] for s in plan if s.name.startswith("train/") and finished[s.name]["statistics"]
+    ]
+    if not train:
+        raise InputError(f"{out}: no song could be encoded for the train split: {failed or 'none was given'}")
+    statistics = LatentStatistics.from_json(train[0])
+    for part in train[1:]:
+        statistics.merge(LatentStatistics.from_json(part))
+    info = DatasetInfo.from_rows(
+        rows,
+        latent_mean=statistics.mean(),
+        latent_std=[max(value, MIN_LATENT_STD) for value in statistics.std()],
+        models=models,
+        fingerprint=hashlib.sha256("".join(shard.fingerprint for shard in plan).encode()).hexdigest(),
+    )
+    write_dataset_info(out, info)
+    write_index(out, rows)
+    return {
+        "songs": len(rows),
+        "failed": failed,
+        "shards": info.num_shards,
+        "splits": info.splits,
+        "hours": round(info.hours, 4),
+        "wall_s": round(wall_s, 2),
+        "out": str(out),
+    }
+
+
+def find_work(source: Path, clean: Path | None, profile: Profile) -> tuple[list[SongToEncode], dict[str, str]]:
+    """Return the songs to encode, and those that cannot be read with the reason."""
+    models = describe_models(profile)
+    folder = clean or source.parent / "clean"
+    if (folder / "songs.parquet").exists():
+        return songs_from_clean(source if source.is_dir() else source.parent, folder, models), {}
+    if clean is not None:
+        raise InputError(f"{clean}: no songs.parquet there; run jobs/clean_lyrics.py first")
+    logger.warning(
+        "no %s: lyrics are used as found, neither checked nor timed (lyrics_source: raw)", folder / "songs.parquet"
+    )
+    found = find_songs(source)
+    connect()
+    survey = Step(name="survey", make_worker=functools.partial(Survey, models))
+    surveyed = list(stream([{"source": song} for song in found], [survey]))
+    failed = {row["song_id"]: row["failed"] for row in surveyed if row["failed"]}
+    for song_id, reason in sorted(failed.items()):
+        logger.warning("left out: %s: %s", song_id, reason)
+    songs = [row["song"] for row in surveyed if row["song"] is not None]
+    if not songs:
+        raise InputError(f"{source}: none of {len(found)} files holds audio that can be used")
+    return songs, failed
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = CommandParser(prog="extract_tokens.py", description=__doc__)
+    parser.add_argument(
+        "--in",
+        dest="source",
+        type=Path,
+        default=Path("raw"),
+        help="the folder or manifest that was cleaned (default: raw/)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("shards"), help="folder of the dataset (default: shards/)")
+    parser.add_argument("--clean", type=Path, help="folder that clean_lyrics.py wrote (default: clean/ beside --in)")
+    parser.add_argument(
+        "--profile", choices=sorted(PROFILES), default=os.environ.get("SONGBLOOM_PROFILE", "full"),
+        help="encoders and settings (default: $SONGBLOOM_PROFILE, else full)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--val-fraction", type=float, default=0.01, help="share of songs for validation (default: 0.01)"
+    )
+    parser.add_argument("--shard-bytes", type=int, default=512 << 20, help="size of a shard (default: 536870912)")
+    parser.add_argument("--workers", type=int, help="encoding workers (default: from CPUs and GPUs)")
+    return parser.parse_args()
+
+
+def main() -> tuple[dict[str, Any], int]:
+    """Run the command."""
+    arguments = parse_arguments()
+    source, out = resolve_path(arguments.source), resolve_path(arguments.out)
+    if not 0 <= arguments.val_fraction < 1:
+        raise InputError(f"--val-fraction {arguments.val_fraction}: expected 0 to below 1")
+    if arguments.shard_bytes < 1 or (arguments.workers is not None and arguments.workers < 1):
+        raise InputError("--shard-bytes and --workers: expected 1 or more")
+    if not source.exists():
+        raise InputError(f"{source}: no such folder or manifest; put audio there, or name another with --in")
+    profile = get_profile(arguments.profile)
+    check_models(profile, MODELS)
+    with lock(out):
+        songs, failed = find_work(source, resolve_path(arguments.clean) if arguments.clean else None, profile)
+        totals = extract(
+            songs,
+            out,
+            profile,
+            val_fraction=arguments.val_fraction,
+            shard_bytes=arguments.shard_bytes,
+            workers=arguments.workers,
+        )
+    totals["failed"] = failed | totals["failed"]
+    return totals, EXIT_SHORT if totals["failed"] else EXIT_FINE
+
+
+if __name__ == "__main__":
+    run_command(main)

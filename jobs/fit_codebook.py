@@ -1,0 +1,193 @@
+"""raw/ -> codebook/: fit the 16384 entries of the semantic tokens on MuQ features of your own songs.
+
+SongBloom's codebook is not published: tokens of a fitted one mean something else, so a released language model cannot
+read them, and a model is trained from scratch or learns its token embedding and classifier anew. Features of sampled
+frames are computed once, over Ray, and kept under --out while the job runs; a run that was stopped goes on there.
+"""
+
+import argparse
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs.cluster import Row, Step, connect, resolve_path, stream
+from jobs.command import EXIT_FINE, CommandParser, run_command
+from pipeline.audio import AudioDecodeError
+from pipeline.codebook import Codebook
+from pipeline.codebook_fitter import CodebookFitter
+from pipeline.encode_song import FeatureSampler
+from pipeline.inputs import InputError, SongInput, find_songs
+from pipeline.models import fingerprint_model, resolve_model
+from pipeline.profiles import PROFILES, Profile, get_profile
+from shards.atomic_file import open_atomic
+from shards.schema import CODEBOOK_SIZE
+
+logger = logging.getLogger(__name__)
+
+PROGRESS = ".progress"
+STATE = "fitter.npz"
+
+
+class SampleWorker:
+    """Computes MuQ features of a song and keeps a sample of its frames in a file."""
+
+    def __init__(self, profile: Profile, device: str, folder: Path, frames_per_song: int) -> None:
+        """Load MuQ, once per process."""
+        self._sampler = FeatureSampler(profile, device)
+        self._sampler.setup()
+        self._folder, self._frames_per_song = folder, frames_per_song
+
+    def __call__(self, row: Row) -> Row:
+        """Write one file of float16 [n, D]; only its name goes on."""
+        source: SongInput = row["source"]
+        try:
+            features = self._sampler.sample(source.path, self._frames_per_song, seed=_hash(source.song_id))
+        except AudioDecodeError as error:
+            return {"song_id": source.song_id, "failed": str(error)}
+        with open_atomic(self._folder / _file_name(source.song_id)) as file:
+            np.save(file, features.astype(np.float16), allow_pickle=False)
+        return {"song_id": source.song_id, "failed": ""}
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _file_name(song_id: str) -> str:
+    return f"{_hash(song_id):016x}.npy"
+
+
+def fit(files: Sequence[Path], config: CodebookFitter.Config, epochs: int, state: Path) -> CodebookFitter:
+    """Fit on the sampled features, file by file; after each epoch the state is kept, so that a stopped run goes on."""
+    fitter = CodebookFitter(config)
+    first_epoch = 0
+    if state.exists():
+        with np.load(state, allow_pickle=False) as saved:
+            first_epoch = int(saved["epoch"])
+            fitter.restore({name: saved[name] for name in saved.files if name != "epoch"})
+        logger.info("going on after epoch %d", first_epoch)
+    else:
+        for features in _load(files):
+            fitter.add_moments(features)
+        fitter.start()
+    for epoch in range(first_epoch, epochs):
+        for features in _load(files):
+            fitter.update(features)
+        fitter.finish_step()
+        with open_atomic(state) as file:
+            np.savez(file, epoch=np.array(epoch + 1), **fitter.state())
+        logger.info("epoch %d of %d: %s", epoch + 1, epochs, fitter.report())
+    return fitter
+
+
+def _load(files: Sequence[Path]) -> Iterator[np.ndarray]:
+    for path in files:
+        yield np.load(path, allow_pickle=False).astype(np.float32)
+
+
+def fit_codebook(source: Path, out: Path, profile: Profile, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Sample features of all songs of `source`, fit, and save the codebook in `out`."""
+    started = time.monotonic()
+    songs = find_songs(source)[: arguments.limit]
+    muq = fingerprint_model(resolve_model(profile.muq, "muq"))
+    frames_per_song = max(1, -(-arguments.max_vectors // len(songs)))
+    settings = {
+        "muq": muq,
+        "layer": profile.muq_layer,
+        "frames_per_song": frames_per_song,
+        "codebook_dim": arguments.codebook_dim,
+        "seed": arguments.seed,
+        "songs": sorted(song.song_id for song in songs),
+    }
+    folder = out / PROGRESS / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [{"source": song} for song in songs if not (folder / _file_name(song.song_id)).exists()]
+    logger.info("%d songs, up to %d frames of each; %d songs to go", len(songs), frames_per_song, len(todo))
+    cluster = connect()
+    make_worker = functools.partial(
+        SampleWorker, profile, "cuda" if cluster.num_gpus else "cpu", folder, frames_per_song
+    )
+    failed = {}
+    for count, row in enumerate(
+        stream(todo, [Step(name="features", make_worker=make_worker, **cluster.pool(1, arguments.workers))]), 1
+    ):
+        if row["failed"]:
+            failed[row["song_id"]] = row["failed"]
+            logger.warning("left out: %s: %s", row["song_id"], row["failed"])
+        if count == len(todo) or count % 20 == 0:
+            logger.info("features of %d of %d songs", count, len(todo))
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        raise InputError(f"{source}: no song gave features: {failed}")
+    with files[0].open("rb") as file:
+        np.lib.format.read_magic(file)
+        (_, feature_dim), _, _ = np.lib.format.read_array_header_1_0(file)
+    config = CodebookFitter.Config(
+        feature_dim=feature_dim, codebook_dim=min(arguments.codebook_dim, feature_dim), seed=arguments.seed
+    )
+    fitter = fit(files, config, arguments.epochs, folder / STATE)
+    codebook: Codebook = fitter.codebook({"muq": profile.muq, "muq_sha256": muq, "muq_layer": profile.muq_layer})
+    report = codebook.measure(_load(files))
+    codebook.save(out, report=report)
+    shutil.rmtree(out / PROGRESS)
+    return {
+        "songs": len(files),
+        "failed": failed,
+        "report": asdict(report),
+        "out": str(out),
+        "wall_s": round(time.monotonic() - started, 2),
+    }
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = CommandParser(prog="fit_codebook.py", description=__doc__)
+    parser.add_argument(
+        "--in", dest="source", type=Path, default=Path("raw"), help="folder or manifest of songs (default: raw/)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("codebook"), help="folder of the codebook (default: codebook/)"
+    )
+    parser.add_argument(
+        "--profile", choices=sorted(PROFILES), default=os.environ.get("SONGBLOOM_PROFILE", "full"),
+        help="which MuQ (default: $SONGBLOOM_PROFILE, else full)",
+    )  # fmt: skip
+    parser.add_argument("--layer", type=int, help="hidden state of MuQ (default: the profile's)")
+    parser.add_argument(
+        "--codebook-dim", type=int, default=32, help="channels of a code (default: 32, as LeVo's quantiser)"
+    )
+    parser.add_argument(
+        "--max-vectors",
+        type=int,
+        default=256 * CODEBOOK_SIZE,
+        help="frames to fit on, over all songs (default: 4194304)",
+    )
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the sampled frames (default: 5)")
+    parser.add_argument("--limit", type=int, help="only the first N songs")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--workers", type=int, help="feature workers (default: from CPUs and GPUs)")
+    return parser.parse_args()
+
+
+def main() -> tuple[dict[str, Any], int]:
+    """Run the command."""
+    arguments = parse_arguments()
+    profile = get_profile(arguments.profile)
+    if arguments.layer is not None:
+        profile = replace(profile, muq_layer=arguments.layer)
+    if min(arguments.codebook_dim, arguments.max_vectors, arguments.epochs) < 1:
+        raise InputError("--codebook-dim, --max-vectors and --epochs: expected 1 or more")
+    return fit_codebook(resolve_path(arguments.source), resolve_path(arguments.out), profile, arguments), EXIT_FINE
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,157 @@
+"""Reading audio: any container that FFmpeg's libraries know, decoded by content and never by file name."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aif", ".aiff", ".wma"}
+)
+
+# A file whose decoded length is this far below what its header promises has been cut.
+MIN_DECODED_FRACTION = 0.97
+MAX_SAMPLE_RATE_HZ = 768_000
+_HASH_CHUNK_BYTES = 1 << 20
+
+Audio = NDArray[np.float32]  # [C, L], full scale = 1.0
+
+
+class AudioDecodeError(ValueError):
+    """A file that holds no audio that can be used: it goes to quarantine with this message."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedAudio:
+    """Samples of one file: float32 [C, L] with C 1 or 2 (more channels are mixed down), full scale = 1.0."""
+
+    samples: Audio
+    sample_rate: int
+    source_channels: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return float(self.samples.shape[1] / self.sample_rate)
+
+
+def require_regular_file(path: Path) -> None:
+    """Raise AudioDecodeError unless `path` leads to a readable, non-empty regular file (a pipe would block us)."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise AudioDecodeError(f"cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioDecodeError("not a regular file")
+    if status.st_size == 0:
+        raise AudioDecodeError("file is empty")
+    if not os.access(path, os.R_OK):
+        raise AudioDecodeError("no permission to read")
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
+    require_regular_file(path)
+    # The "file:" prefix keeps FFmpeg from reading a name such as "concat:..." or "-x" as a protocol or an option.
+    try:
+        container = av.open(f"file:{path.resolve()}", mode="r", metadata_errors="ignore")
+    except (av.FFmpegError, OSError) as error:
+        raise AudioDecodeError(f"no known audio format: {error.strerror or error}") from error
+    with container:
+        if not container.streams.audio:
+            raise AudioDecodeError("no audio stream in the file")
+        stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise AudioDecodeError("audio stream of an unknown codec")
+        if not 0 < (stream.rate or 0) <= MAX_SAMPLE_RATE_HZ:
+            raise AudioDecodeError(f"sample rate {stream.rate} Hz, expected 1 to {MAX_SAMPLE_RATE_HZ}")
+        yield container, stream
+
+
+def _declared_duration_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+def decode_audio(path: Path, *, max_duration_s: float = 3_600.0) -> DecodedAudio:
+    """Decode the first audio stream of a file at its own sample rate.
+
+    Args:
+        path: any file; the content decides the format, not the suffix.
+        max_duration_s: decoding stops with an error beyond this length, so that memory stays bounded.
+
+    Raises:
+        AudioDecodeError: unreadable, cut, empty, too long or with samples that are not finite.
+    """
+    chunks: list[Audio] = []
+    num_samples = 0
+    with _open_stream(path) as (container, stream):
+        channels = stream.channels
+        sample_rate = int(stream.rate)
+        declared_s = _declared_duration_s(container, stream)
+        resampler = av.AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=sample_rate)
+        try:
+            for frame in container.decode(stream):
+                for part in resampler.resample(frame):
+                    chunks.append(part.to_ndarray())
+                    num_samples += chunks[-1].shape[1]
+                if num_samples > max_duration_s * sample_rate:
+                    raise AudioDecodeError(f"longer than {max_duration_s:g} s")
+            chunks.extend(part.to_ndarray() for part in resampler.resample(None))
+        except (av.FFmpegError, OSError) as error:
+            raise AudioDecodeError(
+                f"decoding failed after {num_samples / sample_rate:.2f} s: {error.strerror or error}"
+            ) from error
+    if not chunks:
+        raise AudioDecodeError("no audio could be decoded")
+    samples = np.concatenate(chunks, axis=1).astype(np.float32, copy=False)
+    decoded_s = samples.shape[1] / sample_rate
+    if declared_s is not None and decoded_s < MIN_DECODED_FRACTION * declared_s - 0.1:
+        raise AudioDecodeError(f"cut: the header promises {declared_s:.2f} s, {decoded_s:.2f} s could be decoded")
+    if not np.isfinite(samples).all():
+        raise AudioDecodeError("samples that are not finite (NaN or infinity)")
+    return DecodedAudio(samples, sample_rate, channels)
+
+
+def resample(samples: Audio, from_rate: int, to_rate: int) -> Audio:
+    """Resample float32 [C, L] with soxr's high-quality setting; the length becomes round(L * to / from)."""
+    if from_rate == to_rate:
+        return samples
+    return np.ascontiguousarray(soxr.resample(samples.T, from_rate, to_rate, quality="HQ").T, dtype=np.float32)
+
+
+def to_mono(samples: Audio) -> Audio:
+    """Mix float32 [C, L] down to [L]; where the channels cancel (right = -left) the first channel is taken instead."""
+    mono: Audio = samples.mean(axis=0, dtype=np.float32)
+    if len(samples) > 1 and rms_dbfs(mono) < rms_dbfs(samples[0]) - 20.0:
+        return np.asarray(samples[0])
+    return mono
+
+
+def to_stereo(samples: Audio) -> Audio:
+    """Return float32 [2, L]: a mono channel is repeated."""
+    return np.repeat(samples, 2, axis=0) if len(samples) == 1 else samples[:2]
+
+
+def rms_dbfs(samples: Audio) -> float:
+    """Return the root mean square of all samples in dB relative to full scale; -200 for silence."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
+    return float(10.0 * np.log10(max(power, 1e-20)))

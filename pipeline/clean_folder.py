@@ -1,0 +1,233 @@
+"""The output folder of cleaning: a record per finished song while the job runs, then tables and files for people."""
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.song import Drop, Line, Section, Song, Word
+from shards.atomic_file import open_atomic
+
+RECORDS = ".records"  # one JSON file per finished song: what resume looks at
+MAX_STEM_BYTES = 180
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
+
+_SPAN = [("start_s", pa.float64()), ("end_s", pa.float64())]
+SONGS_SCHEMA = pa.schema(
+    [
+        ("song_id", pa.string()),
+        ("audio", pa.string()),
+        ("sha256", pa.string()),
+        ("duration_s", pa.float64()),
+        ("sample_rate", pa.int32()),
+        ("channels", pa.int32()),
+        ("language", pa.string()),
+        ("title", pa.string()),
+        ("artist", pa.string()),
+        ("verdict", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        (
+            "lines",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("text", pa.string()),
+                        *_SPAN,
+                        ("section", pa.string()),
+                        ("score", pa.float64()),
+                        ("source", pa.string()),
+                        ("edit", pa.string()),
+                    ]
+                )
+            ),
+        ),
+        (
+            "words",
+            pa.list_(pa.struct([("text", pa.string()), *_SPAN, ("score", pa.float64()), ("line", pa.int32())])),
+        ),
+        ("dropped", pa.list_(pa.struct([("text", pa.string()), ("reason", pa.string())]))),
+        ("sections", pa.list_(pa.struct([("label", pa.string()), *_SPAN]))),
+        ("songbloom_lyrics", pa.string()),
+        (
+            "metrics",
+            pa.struct(
+                [
+                    (name, pa.float64())
+                    for name in (
+                        "coverage",
+                        "given_found",
+                        "cer",
+                        "mean_score",
+                        "vocal_ratio",
+                        "lufs",
+                        "true_peak_dbfs",
+                        "rms_dbfs",
+                        "dc_offset",
+                        "clipped_share",
+                        "bandwidth_hz",
+                    )
+                ]
+            ),
+        ),
+        ("warnings", pa.list_(pa.string())),
+        ("fingerprint", pa.string()),
+    ]
+)
+QUARANTINE_SCHEMA = pa.schema([("song_id", pa.string()), ("audio", pa.string()), ("reason", pa.string())])
+
+
+def file_stem(song_id: str) -> str:
+    """Return a file name for a song: folders become `__`; what had to be replaced or cut is told apart by a hash."""
+    stem = _UNSAFE.sub("_", song_id.replace("/", "__")).strip(". ")
+    encoded = stem.encode()[:MAX_STEM_BYTES].decode("utf-8", "ignore")
+    if encoded != song_id.replace("/", "__") or "__" in song_id:
+        return f"{encoded}-{hashlib.sha256(song_id.encode()).hexdigest()[:8]}"
+    return encoded
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees either nothing or all of it."""
+    with open_atomic(path) as stream:
+        stream.write(text.encode())
+
+
+def song_row(song: Song, drop: Drop | None, fingerprint: str) -> dict[str, Any]:
+    """Return one row of songs.parquet; a rejected song keeps what was found out about it."""
+    metrics = {field.name: song.metrics.get(field.name) for field in SONGS_SCHEMA.field("metrics").type}
+    return {
+        "song_id": song.song_id,
+        "audio": song.audio,
+        "sha256": song.sha256,
+        "duration_s": song.duration_s,
+        "sample_rate": song.sample_rate,
+        "channels": song.channels,
+        "language": song.language,
+        "title": song.title,
+        "artist": song.artist,
+        "verdict": "reject" if drop else "keep",
+        "reason": drop.reason if drop else "",
+        "detail": drop.detail if drop else "",
+        "lines": [_line_row(line) for line in song.lines],
+        "words": [_rounded(word, ("text", "start_s", "end_s", "score", "line")) for word in song.words],
+        "dropped": [{"text": line.text, "reason": line.reason} for line in song.dropped],
+        "sections": [_rounded(section, ("label", "start_s", "end_s")) for section in song.sections],
+        "songbloom_lyrics": song.songbloom_lyrics,
+        "metrics": {name: None if value is None else round(float(value), 5) for name, value in metrics.items()},
+        "warnings": song.warnings,
+        "fingerprint": fingerprint,
+    }
+
+
+def _line_row(line: Line) -> dict[str, Any]:
+    return _rounded(line, ("text", "start_s", "end_s", "section", "score", "source", "edit"))
+
+
+def _rounded(record: Line | Word | Section, names: tuple[str, ...]) -> dict[str, Any]:
+    values = {name: getattr(record, name) for name in names}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def record_path(out: Path, song_id: str) -> Path:
+    """Return where the record of a finished song lies; spread over 256 folders."""
+    digest = hashlib.sha256(song_id.encode()).hexdigest()
+    return out / RECORDS / digest[:2] / f"{digest[2:34]}.json"
+
+
+def write_record(out: Path, record: dict[str, Any]) -> None:
+    """Write one finished song: `row` (of songs.parquet) or `quarantine` (its reason), and its fingerprint."""
+    write_text(record_path(out, record["song_id"]), json.dumps(record, ensure_ascii=False))
+
+
+def read_record(out: Path, song_id: str) -> dict[str, Any] | None:
+    """Return the record of a finished song, or None; a file that is no record counts as none."""
+    try:
+        record = json.loads(record_path(out, song_id).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "fingerprint" in record else None
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as Parquet under a temporary name, then rename."""
+    with open_atomic(path) as stream:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), stream)
+
+
+def format_lrc(row: dict[str, Any]) -> str:
+    """Return a kept song's lines as enhanced LRC: line stamps, and word stamps in angle brackets."""
+    out = [f"[ti:{row['title'] or row['song_id']}]", f"[length:{_stamp(row['duration_s'])}]"]
+    words: dict[int, list[dict[str, Any]]] = {}
+    for word in row["words"]:
+        words.setdefault(word["line"], []).append(word)
+    for index, line in enumerate(row["lines"]):
+        stamped = " ".join(f"<{_stamp(w['start_s'])}>{w['text']}" for w in words.get(index, []))
+        out.append(f"[{_stamp(line['start_s'])}]{stamped or line['text']}")
+    return "\n".join(out) + "\n"
+
+
+def _stamp(time_s: float) -> str:
+    centis = round(time_s * 100)
+    return f"{centis // 6000:02d}:{centis // 100 % 60:02d}.{centis % 100:02d}"
+
+
+def format_textgrid(row: dict[str, Any]) -> str:
+    """Return a kept song as a Praat TextGrid with the tiers sections, lines and words."""
+    end_s = row["duration_s"]
+    tiers = [
+        ("sections", [(s["start_s"], s["end_s"], s["label"]) for s in row["sections"]]),
+        ("lines", [(x["start_s"], x["end_s"], x["text"]) for x in row["lines"]]),
+        ("words", [(w["start_s"], w["end_s"], w["text"]) for w in row["words"]]),
+    ]
+    out = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end_s:.4f}"]
+    out += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, spans) in enumerate(tiers, 1):
+        intervals = _fill_gaps(spans, end_s)
+        out += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f'        name = "{name}"',
+            "        xmin = 0",
+        ]
+        out += [f"        xmax = {end_s:.4f}", f"        intervals: size = {len(intervals)}"]
+        for k, (start_s, stop_s, text) in enumerate(intervals, 1):
+            escaped = text.replace('"', '""')
+            out += [
+                f"        intervals [{k}]:",
+                f"            xmin = {start_s:.4f}",
+                f"            xmax = {stop_s:.4f}",
+            ]
+            out.append(f'            text = "{escaped}"')
+    return "\n".join(out) + "\n"
+
+
+def _fill_gaps(spans: list[tuple[float, float, str]], end_s: float) -> list[tuple[float, float, str]]:
+    """Return intervals that cover [0, end_s] as Praat wants them: empty ones between, no overlap."""
+    filled: list[tuple[float, float, str]] = []
+    clock_s = 0.0
+    for index, (start_s, stop_s, text) in enumerate(spans):
+        limit_s = spans[index + 1][0] if index + 1 < len(spans) else end_s
+        start_s, stop_s = max(start_s, clock_s), min(stop_s, max(limit_s, clock_s), end_s)
+        if stop_s <= start_s:
+            continue
+        if start_s > clock_s:
+            filled.append((clock_s, start_s, ""))
+        filled.append((start_s, stop_s, text))
+        clock_s = stop_s
+    if clock_s < end_s:
+        filled.append((clock_s, end_s, ""))
+    return filled
+
+
+def write_run(out: Path, facts: dict[str, Any], stats: dict[str, Any]) -> None:
+    """Write stats.json (counts and seconds) and run.json (settings, models, versions of this run)."""
+    write_text(out / "stats.json", json.dumps(stats, ensure_ascii=False, indent=2) + "\n")
+    packages = ("demucs", "whisperx", "ctranslate2", "faster-whisper", "torch", "ray")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    write_text(out / "run.json", json.dumps(facts | {"packages": versions}, ensure_ascii=False, indent=2) + "\n")

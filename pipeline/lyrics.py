@@ -1,0 +1,268 @@
+"""Lyrics as the web gives them to clean lines: plain text, LRC, SRT, SongBloom's and other systems' tags.
+
+Every input line ends as a lyric line, as a section header or as a dropped line with its reason. Nothing here hears the
+song: repeats that are written short are spelled out and marked, copies are marked, ad-libs are kept apart, and the
+audio decides later.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from pipeline.lyrics_headers import match_header, match_repeat, split_count
+from pipeline.lyrics_metadata import (
+    MetadataReason,
+    classify_metadata,
+    find_names,
+    fold_name,
+    is_title_line,
+    looks_like_title_line,
+)
+from pipeline.lyrics_repeats import Block, Token, build_blocks, order_by_time
+from pipeline.lyrics_stamps import StampedLine, read_stamps
+from pipeline.lyrics_text import (
+    HAN,
+    LINE_BREAK_TAGS,
+    fix_case,
+    is_chinese,
+    normalize_word,
+    simplify,
+    split_adlibs,
+    split_words,
+    tidy_line,
+)
+from pipeline.song import DroppedLine
+from shards.schema import VOCAL_LABELS
+
+__all__ = ["DROP_REASONS", "LyricHeader", "LyricLine", "ParsedLyrics", "normalize_word", "parse_lyrics", "split_words"]
+
+MAX_LINE_CHARS = 500  # a sung line has under 150
+MAX_INPUT_LINES = 5000  # blank lines, stamps and credits too
+MAX_LINES = 1000  # after repeats are spelled out; the longest songs have about 250
+MAX_TITLE_TIME_S = 0.5  # LRC writers stamp "Title - Artist" with 0
+
+DropReason = MetadataReason | Literal["timestamp", "repeat", "direction", "symbols", "too_long", "too_many"]
+DROP_REASONS: tuple[str, ...] = (*get_args(MetadataReason), *get_args(get_args(DropReason)[1]))
+
+_SQUARE = re.compile(r"(\[[^\[\]]{1,40}\])")
+_ASIDE = re.compile(r"\[[^\[\]]*\]|【[^【】]*】|\{[^{}]*\}")
+_PERFORMER = re.compile(
+    r"\(?(?:both|all|together|male|female|boys?|girls?|man|woman|men|women|him|her|he|she|group|choir|duet|solo|everyone|"
+    r"男|女|合|合唱|男女|齐|众|对白|白|旁白|rap)\)?\s*:\s*|\((?:both|all|together|male|female|男|女|合|男女|齐|众)\)\s*",
+    re.IGNORECASE,
+)
+_PERFORMER_ALONE = re.compile(r"(?:[A-Z][\w.']*(?:\s+(?:&|and|[A-Z][\w.']*)){0,4}|\S{1,4})\s*:")
+_INSTRUMENTAL = re.compile(r"纯音乐|\binstrumental\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LyricLine:
+    """One line to sing, as given; whether it is sung is for the audio to say."""
+
+    text: str  # without ad-libs, unless the line is nothing but one
+    section: str | None  # label of its header, None before the first
+    section_index: int  # into ParsedLyrics.headers; -1 before the first
+    time_s: float | None  # LRC or SRT stamp, offset applied
+    raw: str
+    repeats: int = 1  # how often the input says it is sung here; each further time is a line of its own
+    edit: Literal["kept", "expanded"] = "kept"  # expanded: from "(x2)", "Repeat chorus", a second stamp
+    adlibs: tuple[str, ...] = ()  # parts in parentheses
+    is_adlib: bool = False  # the whole line is in parentheses
+    is_copy: bool = False  # equal to the line before it in its section
+    is_doubtful: bool = False  # reads like "Title - Artist", without proof
+    stanza: int = 0  # lines between blank lines or headers share one; a hint at sections where headers are missing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LyricHeader:
+    """A section header; expanded ones stand for repeats."""
+
+    label: str
+    name: str  # tells "prechorus" from "verse"
+    raw: str
+    time_s: float | None
+    edit: Literal["kept", "expanded"] = "kept"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParsedLyrics:
+    """What one lyrics file says."""
+
+    lines: tuple[LyricLine, ...]
+    headers: tuple[LyricHeader, ...]
+    dropped: tuple[DroppedLine, ...]
+    has_times: bool
+    has_headers: bool
+    is_marked_instrumental: bool  # no lines, and the file says so
+
+
+def parse_lyrics(
+    text: str,
+    *,
+    title: str | None = None,
+    artist: str | None = None,
+    language: str | None = None,
+    keep_traditional: bool = False,
+) -> ParsedLyrics:
+    """Clean decoded lyrics.
+
+    Args:
+        text: what pipeline.lyrics_encoding.decode_lyrics returned.
+        title: of the song, if known: proof that a "Title - Artist" line is one.
+        artist: likewise.
+        language: ISO 639-1, if known; guards rules that hold for one language.
+        keep_traditional: leave traditional Chinese as it is.
+    """
+    tokens, dropped, names = _classify(text)
+    names |= {fold_name(name) for name in (title, artist) if name}
+    tokens, titles = _split_titles(tokens, names)
+    blocks, excess = build_blocks(order_by_time(tokens), MAX_LINES)
+    dropped += [_drop(token.raw, "metadata") for token in titles] + [_drop(token.raw, "too_many") for token in excess]
+    lyrics = "\n".join(line.text for block in blocks for line in block.lines)
+    simplifies = not keep_traditional and language in (None, "zh") and is_chinese(lyrics)
+    lines, headers = _finish(blocks, language, simplifies)
+    return ParsedLyrics(
+        lines=tuple(lines),
+        headers=tuple(headers),
+        dropped=tuple(dropped),
+        has_times=any(line.time_s is not None for line in lines),
+        has_headers=bool(headers),
+        is_marked_instrumental=not lines and _INSTRUMENTAL.search(text) is not None,
+    )
+
+
+def _classify(text: str) -> tuple[list[Token], list[DroppedLine], set[str]]:
+    """Sort input lines into tokens and dropped lines; also return the names that the dropped ones mention."""
+    tokens: list[Token] = []
+    dropped: list[DroppedLine] = []
+    names: set[str] = set()
+    stanza = 0
+    for number, line in enumerate(read_stamps(text)):
+        if number >= MAX_INPUT_LINES:
+            dropped += [_drop(line.raw, "too_many")] if line.raw.strip() else []
+            continue
+        pieces = list(_split_pieces(line))
+        for piece in pieces:
+            found, reason = _classify_piece(piece)
+            stanza += any(not token.is_lyric for token in found)
+            tokens += [replace(token, stanza=stanza) for token in found]
+            if reason is not None:
+                dropped.append(_drop(line.raw if len(pieces) == 1 else piece.text, reason))
+                names |= find_names(piece.text)
+    return tokens, dropped, names
+
+
+def _split_pieces(line: StampedLine) -> Iterator[StampedLine]:
+    """Split an input line at HTML breaks, and a song on one line ("[verse] One. Two , [chorus] ...") at its tags."""
+    parts = [tidy_line(part) for part in LINE_BREAK_TAGS.split(line.text)]
+    for part in [part for part in parts if part] or [""]:
+        tagged = [piece.strip(" ,;") for piece in _SQUARE.split(part)]
+        if sum(_SQUARE.fullmatch(piece) is not None and match_header(piece) is not None for piece in tagged) < 2:
+            yield replace(line, text=part)
+            continue
+        for piece in tagged:
+            sentences = [piece] if _SQUARE.fullmatch(piece) else re.split(r"[.。;]+", piece)
+            yield from (replace(line, text=text) for text in map(str.strip, sentences) if text)
+
+
+def _classify_piece(piece: StampedLine) -> tuple[list[Token], DropReason | None]:
+    """Return the tokens that a piece stands for, and why its text is not sung if so."""
+    text, raw, times_s = piece.text, piece.raw, piece.times_s
+    if piece.is_stamp:
+        return [], "timestamp"
+    if not text:
+        return [Token(raw=raw)], None
+    if len(text) > MAX_LINE_CHARS:
+        return [], "too_long"
+    if header := match_header(text):
+        token = Token(raw=raw, times_s=times_s[:1], header=replace(header, rest=""))
+        if not header.rest:
+            return [token], None
+        rest, reason = _classify_piece(replace(piece, text=header.rest))
+        return [token, *rest], reason
+    if mark := match_repeat(text):
+        return [Token(raw=raw, times_s=times_s[:1], mark=mark)], "repeat"
+    if metadata := classify_metadata(text):
+        return [], metadata
+    words = _PERFORMER.sub("", _ASIDE.sub(" ", text), count=1).strip()
+    words, repeats = split_count(words)
+    if _PERFORMER_ALONE.fullmatch(words) or not any(char.isalnum() for char in words):
+        return [], "direction" if any(char.isalnum() for char in text) else "symbols"
+    return [Token(raw=raw, text=words, times_s=times_s, repeats=repeats)], None
+
+
+def _split_titles(tokens: list[Token], names: set[str]) -> tuple[list[Token], list[Token]]:
+    """Take "Title - Artist" lines out; those without proof stay, marked as doubtful.
+
+    Proof is a name known from elsewhere, or the form together with a place where nothing is sung (outside the vocal
+    sections, or at time 0); in Chinese, which has no spaced dashes, a single line of the form is enough.
+    """
+    first = [index for index, token in enumerate(tokens) if token.is_lyric][:2]
+    num_dashed = sum(looks_like_title_line(token.text) for token in tokens)
+    has_headers = any(token.header for token in tokens)
+    label: str | None = None
+    kept: list[Token] = []
+    titles: list[Token] = []
+    for index, token in enumerate(tokens):
+        label = token.header.label if token.header else label
+        is_outside = has_headers and label not in VOCAL_LABELS
+        is_early = index in first and token.time_s is not None and token.time_s <= MAX_TITLE_TIME_S
+        has_form = looks_like_title_line(token.text)
+        is_known_name = fold_name(token.text) in names and (is_outside or is_early)
+        is_only = num_dashed == 1 and HAN.search(token.text) is not None
+        is_placed = has_form and (is_outside or is_early or is_only)
+        if token.is_lyric and (is_title_line(token.text, names) or is_known_name or is_placed):
+            titles.append(token)
+        else:
+            kept.append(replace(token, is_doubtful=has_form))
+    return kept, titles
+
+
+def _finish(blocks: list[Block], language: str | None, simplifies: bool) -> tuple[list[LyricLine], list[LyricHeader]]:
+    """Write the lines and headers of the spelled-out sections."""
+    lines: list[LyricLine] = []
+    headers: list[LyricHeader] = []
+    stanza = -1
+    for block in blocks:
+        label = None
+        last_stanza = -1
+        if block.header is not None and block.header.header is not None:
+            header = block.header.header
+            edit: Literal["kept", "expanded"] = "expanded" if block.header.is_expanded else "kept"
+            headers.append(
+                LyricHeader(
+                    label=header.label, name=header.name, raw=block.header.raw, time_s=block.header.time_s, edit=edit
+                )
+            )
+            label = header.label
+        before = ""
+        for token in block.lines:
+            line = _finish_line(token, label, len(headers) - 1, language, simplifies)
+            folded = " ".join(map(normalize_word, split_words(line.text)))
+            stanza += token.stanza != last_stanza
+            lines.append(replace(line, stanza=stanza, is_copy=folded == before and not token.is_expanded))
+            before, last_stanza = folded, token.stanza
+    return lines, headers
+
+
+def _finish_line(
+    token: Token, label: str | None, section_index: int, language: str | None, simplifies: bool
+) -> LyricLine:
+    words, adlibs = split_adlibs(simplify(token.text) if simplifies else token.text)
+    return LyricLine(
+        text=fix_case(words or ", ".join(adlibs), language),
+        section=label,
+        section_index=section_index,
+        time_s=token.time_s,
+        raw=token.raw.strip(),
+        repeats=token.repeats,
+        edit="expanded" if token.is_expanded else "kept",
+        adlibs=tuple(fix_case(adlib, language) for adlib in adlibs),
+        is_adlib=not words,
+        is_doubtful=token.is_doubtful,
+    )
+
+
+def _drop(raw: str, reason: DropReason) -> DroppedLine:
+    return DroppedLine(raw.strip(), reason)

@@ -1,0 +1,247 @@
+"""Section headers and repeat marks as people write them in lyrics, in the languages that lyric sites use.
+
+Names are compared without case, accents, blanks and hyphens, so "Pre-Chorus", "pre chorus" and "PRECHORUS" are one.
+Input lines are tidy already (see pipeline.lyrics_text): half-width forms, single blanks, no time stamps.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+from typing import Literal
+
+MAX_REPEATS = 8  # "x99" is a joke or an attack; no chorus is sung more often in a row
+MAX_HEADER_CHARS = 80
+
+Style = Literal["square", "round", "markup", "colon", "bare"]
+
+# Names by how far they are believed. The merged labels are SongBloom's own: start, intro -> intro; end, outro -> outro;
+# solo, inst, break -> inst. It has no pre- and post-chorus.
+_ANYWHERE = {  # no one sings this word as a whole line
+    "verse": "verse verso vers strophe strofa strofe estrofa couplet 主歌 aメロ bメロ",
+    "prechorus": "prechorus prehook prerefrain precoro preestribillo 导歌 導歌 预副歌 前副歌",
+    "chorus": "chorus refrain refrao refren ritornello estribillo coro hook 副歌 サビ 후렴 후렴구",
+    "postchorus": "postchorus posthook",
+    "bridge": "bridge middle8 middleeight puente cメロ 桥段 橋段 间桥 브릿지",
+    "intro": "intro introduction 前奏 导奏 引子 イントロ 인트로",
+    "outro": "outro 尾奏 尾声 アウトロ 아웃트로",
+    "inst": "inst instrumental instrumentals instrumentalbreak instrumentalsolo instrumentalinterlude interlude "
+    "musicbreak musicalinterlude interludio intermezzo zwischenspiel 间奏 間奏 过门 過門 간주",
+}
+_IN_ANY_BRACKETS = {
+    "verse": "rap spoken spokenword narration 说唱 說唱 念白 独白 獨白",
+    "chorus": "高潮 合唱",
+    "outro": "ending fadeout 结尾 結尾",
+    "inst": "solo 独奏 獨奏",
+}
+_IN_SQUARE_BRACKETS = {  # round ones hold ad-libs
+    "chorus": "ref",
+    "bridge": "ponte pont brucke 过渡",
+    "intro": "start opening",
+    "outro": "end coda finale",
+    "inst": "break breakdown dancebreak build buildup drop riff",
+    "silence": "silence pause 静音",
+}
+_STYLES: tuple[tuple[dict[str, str], frozenset[Style]], ...] = (
+    (_ANYWHERE, frozenset({"square", "round", "markup", "colon", "bare"})),
+    (_IN_ANY_BRACKETS, frozenset({"square", "round", "markup", "colon"})),
+    (_IN_SQUARE_BRACKETS, frozenset({"square", "markup", "colon"})),
+)
+_NAMES = {name: (kind, styles) for table, styles in _STYLES for kind, names in table.items() for name in names.split()}
+_LABELS = {"prechorus": "verse", "postchorus": "chorus"}
+_NUMBERS = {
+    name: number
+    for number, names in enumerate(
+        ("1 i one a first 1st 一", "2 ii two b second 2nd 二", "3 iii three c third 3rd 三"), 1
+    )
+    for name in names.split()
+} | {
+    "4": 4,
+    "iv": 4,
+    "four": 4,
+    "d": 4,
+    "四": 4,
+    "5": 5,
+    "v": 5,
+    "five": 5,
+    "五": 5,
+    "6": 6,
+    "vi": 6,
+    "six": 6,
+    "六": 6,
+}
+_ORDER = re.compile(
+    r"(?:the )?(?P<order>final|last|first|second|third|1st|2nd|3rd|double|half|main|short|long|opening|closing|"
+    r"letzter|letzte) "
+)
+_SOLO = re.compile(
+    r"(?:acoustic|bass|beat|brass|cello|drums?|electric|fiddle|flute|guitar|harmonica|horns?|keyboard|organ|orchestral|"
+    r"percussion|piano|sax|saxophone|strings?|synth|trumpet|violin|吉他|钢琴|贝斯|鼓|小提琴)+"
+    r"(?:solo|break|interlude|riff|instrumental|独奏|间奏|間奏)"
+)
+_NUMBERED = re.compile(
+    r"(?P<name>.*?[^\d\s])[\s\-_#.]*(?P<digits>\d{1,2}|[一二三四五六]|(?<=[\u3040-\u9fff])[a-d])|(?P<words>.+?)[\s\-_#.]+(?P<number>[a-z]+)"
+)
+_STANZA = re.compile(r"第([一二三四五六1-6])[段节節](?:主歌|歌词)?")
+_PERFORMER = re.compile(r"\s*:\s*|\s+[-–—|]\s+|\s*[(/,+]|\s+by\s+|-(?=(?:short|medium|long)$)")  # and manner, length
+_PERFORMER_AFTER = re.compile(r"\s*\([^()]*\)$")
+
+_COUNT = (
+    r"(?:[x×*]\s*(?P<after>\d{1,4})|(?P<before>\d{1,4})\s*(?:[x×]|times|veces|fois|mal|vezes|volte|次|遍)"
+    r"|(?P<word>twice|thrice|bis|ter|zweimal|dreimal|两次|两遍))"
+)
+_BRACKETED_COUNT = re.compile(rf"[(\[【]\s*(?:repeat\s+)?{_COUNT}\s*[)\]】]$", re.IGNORECASE)
+_PLAIN_COUNT = re.compile(r"(?<=[\s,.!?])(?:[x×*]\s?(?P<after>\d{1,4})|(?P<before>\d{1,4})\s?[x×])$", re.IGNORECASE)
+_COUNT_AT_END = re.compile(rf"(?:^|[\s(\[,]){_COUNT}[)\]]?$", re.IGNORECASE)
+_COUNT_ALONE = re.compile(_COUNT, re.IGNORECASE)
+_COUNT_WORDS = {"thrice": 3, "ter": 3, "dreimal": 3}  # the others mean 2
+_REPEAT = re.compile(
+    r"(?:repeat|rpt|repite|repetir|répéter|répète|wiederholen|wiederholung|wdh|reprise|重复|重複|反复|反覆|重唱)(?:\b|(?<=[\u4e00-\u9fff]))"
+    r"\.?:?\s*(?P<what>.*)",
+    re.IGNORECASE,
+)
+_REPEATED = re.compile(r"(?P<what>.+?)\s*[(\[-]?\s*(?:repeats?|repeated|again|重复)[)\]]?", re.IGNORECASE)
+_FADE = re.compile(r"[\s,]*(?:\b(?:until|till?|to|and|ad lib)\b.*\bfade\b.*|一次|一遍)$", re.IGNORECASE)
+_BEFORE = frozenset({"", "all", "above", "previous", "again"})
+
+_BRACKETED = re.compile(
+    r"\[(?P<square>[^\[\]]*)\]|【(?P<lens>[^【】]*)】|〔(?P<shell>[^〔〕]*)〕|「(?P<corner>[^「」]*)」|\{(?P<curly>[^{}]*)\}"
+    r"|<+(?P<angle>[^<>]*)>+|\((?P<round>[^()]*)\)"
+)
+_MARKUP = re.compile(
+    r"(?:#{1,6}|={2,}|-{2,}|\*{1,3}|_{2,}|~+|\||[◆●■◎▶])\s*(?P<inner>[^#=*~]+?)[\s:]*(?:#+|=+|-+|\*+|_+|~+|\||[◆●■◎])?"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """A section header; `name` tells pre-chorus from verse, `rest` is lyrics that follow on the same line."""
+
+    label: str
+    name: str
+    number: int | None = None
+    repeats: int = 1
+    rest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepeatMark:
+    """A line that stands for lines sung again: of a named section, or (None) what stands right before it."""
+
+    name: str | None
+    number: int | None = None
+    repeats: int = 1  # how often they are sung once more
+
+
+def match_header(line: str) -> Header | None:
+    """Return the section header that `line` is or begins with, or None."""
+    if bracket := _BRACKETED.match(line):
+        style: Style = "round" if bracket.lastgroup == "round" else "square"
+        header = _parse_header(_inner(bracket), style)
+        return _add_rest(header, line[bracket.end() :].strip(), style) if header else None
+    if markup := _MARKUP.fullmatch(line):
+        return _parse_header(markup["inner"], "markup")
+    head, colon, tail = line.partition(":")
+    if colon and (header := _parse_header(head, "bare" if tail.strip() else "colon")):  # "End: of the road" is a lyric
+        return _add_rest(header, tail.strip(), "colon")
+    return _parse_header(line, "bare")
+
+
+def match_repeat(line: str) -> RepeatMark | None:
+    """Return what a whole-line mark such as "(Repeat chorus)", "(x2)" or "repeat 2x" asks for, or None."""
+    bracket = _BRACKETED.fullmatch(line)
+    inner = (_inner(bracket) if bracket else line).strip(" .:")
+    count = _COUNT_ALONE.fullmatch(inner)
+    if count and (bracket or not count["word"]):
+        return RepeatMark(name=None, repeats=max(_count(count) - 1, 1))
+    command = _REPEAT.fullmatch(inner) or _REPEATED.fullmatch(inner)
+    if command is None:
+        return None
+    what, repeats = _FADE.sub("", command["what"]), 1
+    count = _COUNT_AT_END.search(what)
+    if count:
+        what, repeats = what[: count.start()].rstrip(" ,("), _count(count)
+    if what.lower() in _BEFORE:  # "repeat" alone is a word that can be sung
+        return RepeatMark(name=None, repeats=repeats) if bracket or count else None
+    header = _parse_header(what.removeprefix("the "), "square")
+    return RepeatMark(name=header.name, number=header.number, repeats=repeats) if header else None
+
+
+def split_count(line: str) -> tuple[str, int]:
+    """Split a trailing "(x2)", "x3" or "[2 times]" off; return the words and how often they are sung."""
+    count = _BRACKETED_COUNT.search(line) or _PLAIN_COUNT.search(line)
+    words = line[: count.start()].rstrip(" ,") if count else ""
+    if count is None or not any(char.isalpha() for char in words):
+        return line, 1
+    return words, _count(count)
+
+
+def _count(match: re.Match[str]) -> int:
+    groups = match.groupdict()
+    number = groups["after"] or groups["before"]
+    count = int(number) if number else _COUNT_WORDS.get(groups["word"].lower(), 2)
+    return min(max(count, 1), MAX_REPEATS)
+
+
+def _inner(bracket: re.Match[str]) -> str:
+    return bracket[bracket.lastgroup or 0].strip()
+
+
+def _add_rest(header: Header, rest: str, style: Style) -> Header | None:
+    """Read what follows a header on its line: a count, a performer in brackets, or lyrics."""
+    if count := _COUNT_ALONE.fullmatch(rest.strip(" ()[]:")):
+        return replace(header, repeats=_count(count))
+    if style == "round" and rest and not rest.startswith(":"):
+        return None  # "(Chorus) of angels" is a lyric
+    if style != "colon" and _BRACKETED.fullmatch(rest) and match_header(rest) is None:
+        return header  # "[Verse 1] (Ada Merrow)"
+    return replace(header, rest=rest.lstrip(": "))
+
+
+def _parse_header(text: str, style: Style) -> Header | None:
+    """Read "Final Chorus 2 - whispered (x2)", its decoration taken off already."""
+    text, repeats = split_count(text.strip())
+    if not text or len(text) > MAX_HEADER_CHARS:
+        return None
+    text = _PERFORMER_AFTER.sub("", text) if style in ("bare", "colon") else _PERFORMER.split(text)[0]
+    folded = _fold(text.strip(" :.*!"))
+    order = _ORDER.match(folded)
+    name, number = _split_number(folded[order.end() :] if order else folded)
+    if order and number is None:
+        number = _NUMBERS.get(order["order"])
+    if _SOLO.fullmatch(name):
+        return Header(label="inst", name="inst", number=number, repeats=repeats)
+    kind, styles = _NAMES.get(name, ("", frozenset[Style]()))
+    if style not in styles and not (style == "round" and kind and number is not None):
+        return None
+    return Header(label=_LABELS.get(kind, kind), name=kind, number=number, repeats=repeats)
+
+
+def _split_number(folded: str) -> tuple[str, int | None]:
+    """Split "pre chorus two" into ("prechorus", 2)."""
+    compact = _compact(folded)
+    if stanza := _STANZA.fullmatch(compact):
+        return "verse", _NUMBERS[stanza[1]]
+    numbered = _NUMBERED.fullmatch(folded)
+    if compact in _NAMES or numbered is None:
+        return _name_of_one_script(compact), None
+    number = _NUMBERS.get(numbered["digits"] or numbered["number"])
+    if number is None and numbered["digits"] is None:
+        return _name_of_one_script(compact), None
+    return _name_of_one_script(_compact(numbered["name"] or numbered["words"])), number
+
+
+def _name_of_one_script(compact: str) -> str:
+    """Reduce a name in two scripts ("副歌 Chorus") to one of them if both mean the same."""
+    parts = [part for part in re.split(r"([a-z]+)", compact) if part.strip("/|")]
+    kinds = {_NAMES[part.strip("/|")][0] if part.strip("/|") in _NAMES else None for part in parts}
+    return parts[0].strip("/|") if len(parts) == 2 and len(kinds) == 1 and None not in kinds else compact
+
+
+def _compact(text: str) -> str:
+    return re.sub(r"[\s\-_'.#]+", "", text)
+
+
+def _fold(text: str) -> str:
+    """Lower case without Latin accents; the voicing marks of kana stay."""
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    return unicodedata.normalize("NFC", "".join(char for char in parts if not "\u0300" <= char <= "\u036f"))

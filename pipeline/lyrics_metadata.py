@@ -1,0 +1,178 @@
+"""Lines of a lyrics file that no one sings: credits, tags, copyright, links, what the web page said around the words.
+
+One rule per kind, in English and Chinese (and the commonest words of other languages), each needing a form that lyrics
+do not have ("role: names", a copyright sign, a web address), so that no sung line is lost. What only looks odd is left
+for the audio to decide.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+MetadataReason = Literal["metadata", "credits", "url", "copyright", "provider"]
+
+# Words of credits. Alone before a colon the first group is enough; the second also needs names with capitals after it.
+_ROLES = frozenset(
+    "lyricist lyricists composer composers composed composition arranger arrangers arranged arrangement producer "
+    "producers produced production writer writers songwriter songwriters written vocalist performer performed "
+    "engineer engineers engineered mixed mixing mastered mastering programming publisher publishers published "
+    "publishing distributed distribution op sp isrc upc iswc copyright album artist artists translator "
+    "translators translation translated transcribed subtitle subtitles uploaded lrc editor edited featuring bpm "
+    "paroles musique interprète auteur compositeur letra compositor intérprete komponist interpret description "
+    "desc instruments timbre phoneme phonemes a&r lyrics guitar guitars percussion keyboards cello violin".split()
+)
+_LOOSE_ROLES = frozenset(
+    "lyric words music author vocal vocals lead backing background singer singers bass drum drums piano keyboard "
+    "keys synth string strings viola saxophone sax trumpet mix mixer master recorded recording studio executive "
+    "co assistant label band title song track name year release released date genre language length duration key "
+    "capo tuning tempo source website feat ft director directed design cover photo cast música musica autor text "
+    "musik style styles tag tags mood gender sung remixed co-written co-produced programmed".split()
+)
+_GLUE = frozenset("and by of on the all und et y par por von no & 1 2 3 4".split()) | {""}
+_ROLE_ZH = re.compile(  # longer names first; what remains of a head after them must be nothing
+    r"(?:作词|作詞|填词|填詞|作曲|谱曲|譜曲|词曲|詞曲|编曲|編曲|制作|製作|监制|監製|混音|母带|母帶|录音|錄音|缩混|縮混|后期|後期|出品|"
+    r"发行|發行|企划|企劃|统筹|統籌|策划|策劃|原唱|翻唱|和声|和聲|和音|配唱|弦乐|弦樂|编写|編寫|吉他|贝斯|貝斯|键盘|鍵盤|钢琴|鋼琴|"
+    r"小提琴|大提琴|二胡|古筝|笛子|萨克斯|口琴|合成器|版权|版權|宣传|宣傳|推广|营销|封面|设计|設計|文案|美工|字幕|翻译|翻譯|歌词|歌詞|"
+    r"歌名|歌曲|歌手|专辑|專輯|演唱|主唱|人声|人聲|公司|厂牌|单位|来源|总监|總監|编辑|特别|鸣谢|导演|经纪|工作室|工程|助理|执行|音乐|音樂|"
+    r"乐队|樂隊|编程|编排|时间|语种|流派|词|詞|曲|唱|鼓|手|师|師|人|室|棚|者)++"
+)
+_BARE_ROLE_ZH = re.compile(
+    r"(?:作词|作詞|填词|填詞|作曲|词曲|詞曲|编曲|編曲|制作人|製作人|监制|監製|混音|母带|母帶|原唱)(?:\s*[/&、]\s*\S{1,4})?\s+(?P<names>\S.{0,30})"
+)
+_TAG = re.compile(r"\[(?P<key>[A-Za-z#_]{1,15})\s*:(?P<value>[^\]]*)\]")
+_NAME_TAGS = frozenset({"ti", "ar", "al", "au", "by", "title", "artist", "album", "author", "lyricist", "composer"})
+
+_URL = re.compile(
+    r"https?://|\bwww\.\w|\S@[\w-]+\.\w{2,}|(?:^|\s)@\w{3,}|\b[\w-]{2,}\.(?:com|org|net|info|io|tv|cn|jp|kr|de|fr|ru|br|app)\b(?=/|[\s).,]|$)",
+    re.IGNORECASE,
+)
+_COPYRIGHT = re.compile(
+    r"[©℗]|\([cp]\)\s*\d{4}|\ball rights (?:reserved|administered)|\bcopyright(?:ed)?\b|"
+    r"unauthori[sz]ed (?:copying|use)|"
+    r"版权所有|版權所有|著作权|著作權|[未不][经經得].{0,14}(?:许可|許可|授权|授權|翻唱|转载|使用)|翻版必究",
+    re.IGNORECASE,
+)
+_SITES = re.compile(
+    r"\b(?:musixmatch|lyricfind|azlyrics|metrolyrics|songmeanings|gracenote|petitlyrics|genius(?:\.com| lyrics)|"
+    r"kkbox|utamap)\b|"
+    r"qq音乐|网易云|酷狗|酷我|虾米音乐|千千静听|咪咕|百度音乐",
+    re.IGNORECASE,
+)
+_PROVIDER = re.compile(
+    r"lyrics (?:are )?(?:provided|powered|licensed|supplied|submitted|transcribed) (?:by|to) .*|"
+    r"lyrics (?:courtesy of|found at|taken from|via) .*|"
+    r"(?:uploaded|posted|submitted|synced|timed|subbed|lrc) by\b.*|thanks to .+ for .*(?:lyrics|correct).*|"
+    r".*歌[词詞](?:来自|來自|由|提供|下载|纠错|制作|贡献).*|[由该].{0,15}提供(?:歌词|翻译)?|.*(?:lrc|求滚动)\s?歌词.*|"
+    r".*纯音乐,?\s?请.*|.*没有填词的?纯音乐.*|暂无歌词",
+    re.IGNORECASE,
+)
+_PAGE_FURNITURE = re.compile(
+    r"\d+ ?contributors?.*|\d*\s?embed(?:share.*)?|submit (?:lyrics|corrections?)|you might also like.*|"
+    r"get tickets as low as.*|read more|translations?|"
+    r"(?:add|share|save) (?:to|on) (?:my )?(?:favou?rites|playlist|facebook|twitter|x)|"
+    r"(?:report|correct|request|print|edit|copy|rate|view|download|share|translate) (?:a |an |these |this |the )?"
+    r"(?:problem|error|lyrics?|corrections?|song lyrics|translation|pdf|mp3)|"
+    r"(?:song )?lyrics?:?|song text|songtext|letra:?|paroles:?|歌[词詞]:?|"
+    r"advertisement|see all|show more|sign up|log ?in",
+    re.IGNORECASE,
+)
+_SHOW = re.compile(r"See [A-Z].* L(?:IVE|ive)|(?:[A-Z0-9]\S*\s)+Lyrics")
+
+_CHORD = r"[A-G][#b♯♭]?(?:m|min|maj|dim|aug|sus|add)?\d{0,2}(?:sus\d|add\d)?(?:/[A-G][#b]?)?"
+_CHORDS = re.compile(rf"(?=.*[^\sA])(?:\| ?)?{_CHORD}(?:[\s|–-]+{_CHORD})+(?: ?\|)?")
+_NAME_JOIN = re.compile(r"\s*(?:[/&,;|·、+]|\b(?:and|feat\.?|ft\.?|with|et|y|und)\b|\S{1,6}\s*:)\s*", re.IGNORECASE)
+_RIGHTS_WORDS = re.compile(
+    r"\([cp]\)|[©℗]|\bcopyright\b|\b(?:19|20)\d\d\b|"
+    r"\b(?:music|records?|publishing|llc|inc|ltd|all rights.*|under .*)\b.*",
+    re.IGNORECASE,
+)
+_SMALL_WORDS = frozenset("the of a an and at in on for to de la le du von van feat. ft. &".split())
+_DECORATION = " ()[]{}【】<>-–—*~#|·•♪\"'"
+MAX_HEAD_CHARS = 50
+MAX_NAME_WORDS = 8
+
+
+def classify_metadata(line: str) -> MetadataReason | None:
+    """Return why a tidy line is not sung, or None if it may be."""
+    return _classify(line) or _classify(line.strip(_DECORATION))
+
+
+def _classify(line: str) -> MetadataReason | None:
+    if _TAG.fullmatch(line) or _CHORDS.fullmatch(line):
+        return "metadata"
+    if _URL.search(line):
+        return "url"
+    if _COPYRIGHT.search(line):
+        return "copyright"
+    if _PROVIDER.fullmatch(line) or _PAGE_FURNITURE.fullmatch(line) or _SHOW.fullmatch(line) or _SITES.search(line):
+        return "provider"
+    return "credits" if _find_credited(line) is not None else None
+
+
+def find_names(line: str) -> set[str]:
+    """Return the folded names (of people, bands, songs) that a metadata line mentions."""
+    if tag := _TAG.fullmatch(line):
+        names = tag["value"] if tag["key"].lower() in _NAME_TAGS else ""
+    elif _COPYRIGHT.search(line):
+        names = _RIGHTS_WORDS.sub(" ", line)
+    else:
+        names = _find_credited(line.strip(_DECORATION)) or ""
+    parts = {fold_name(part) for part in [names, *_NAME_JOIN.split(names)]}
+    return {part for part in parts if len(part) > 1 and len(part.split()) <= MAX_NAME_WORDS}
+
+
+def is_title_line(line: str, names: Iterable[str]) -> bool:
+    """Whether `line` is "Title - Artist" or "Title by Artist", one of them known from elsewhere."""
+    known = {fold_name(name) for name in names} - {""}
+    pairs = [_split_dashed(line), re.split(r"\s+by\s+", line, maxsplit=1, flags=re.IGNORECASE)]
+    return any(fold_name(part) in known for pair in pairs if len(pair) == 2 for part in pair)
+
+
+def looks_like_title_line(line: str) -> bool:
+    """Whether `line` has the form "Title - Artist" with capitals as in names: a hint, no proof."""
+    pair = _split_dashed(line)
+    return len(pair) == 2 and all(_is_name(part) for part in pair)
+
+
+def fold_name(name: str) -> str:
+    """Reduce a name to what is compared: lower-case words without punctuation."""
+    return " ".join(re.findall(r"[^\W_]+", name.casefold()))
+
+
+def _find_credited(line: str) -> str | None:
+    """Return the names in a credit line, or None if it is none."""
+    head, colon, names = line.partition(":")
+    if colon and len(head) <= MAX_HEAD_CHARS:
+        strictness = _rate_roles(head)
+        if strictness == "sure" or strictness == "loose" and (not names.strip() or _are_names(names)):
+            return names
+    if bare := _BARE_ROLE_ZH.fullmatch(line):
+        return bare["names"]
+    by = re.split(r"\s+(?:by|at)\s+", line, maxsplit=1, flags=re.IGNORECASE)
+    return by[1] if len(by) == 2 and len(by[0]) <= MAX_HEAD_CHARS and _rate_roles(by[0]) and _are_names(by[1]) else None
+
+
+def _rate_roles(head: str) -> Literal["sure", "loose"] | None:
+    """Say whether the words before a colon or a "by" are all words of credits."""
+    words = [word for word in re.split(r"[\s/,+、()\-.]+", head.lower()) if word not in _GLUE]
+    is_zh = [_ROLE_ZH.fullmatch(word) is not None for word in words]
+    if not words or not all(
+        zh or word in _ROLES or word in _LOOSE_ROLES for zh, word in zip(is_zh, words, strict=True)
+    ):
+        return None
+    return "sure" if any(zh or word in _ROLES for zh, word in zip(is_zh, words, strict=True)) else "loose"
+
+
+def _are_names(text: str) -> bool:
+    parts = [part for part in _NAME_JOIN.split(text.strip(" .:")) if part]
+    return bool(parts) and all(_is_name(part) for part in parts)
+
+
+def _is_name(text: str) -> bool:
+    """Whether every word begins with a capital, a digit or a letter of a script without case."""
+    words = [word.lstrip("\"'([") for word in text.split() if word.lower() not in _SMALL_WORDS]
+    return 0 < len(words) <= MAX_NAME_WORDS and all(word[:1].isalnum() and not word[0].islower() for word in words)
+
+
+def _split_dashed(line: str) -> list[str]:
+    return [part for part in re.split(r"\s+[-–—|~]+\s+", line, maxsplit=1) if 0 < len(part) <= 60]

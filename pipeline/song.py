@@ -1,0 +1,98 @@
+"""The records that stages exchange: a song with what is known of it, its words, lines and sections."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Edit = Literal["kept", "repaired", "recovered", "expanded"]
+
+
+@dataclass(slots=True)
+class Word:
+    """One sung word; `line` is an index into the song's lines, `score` is a probability in [0, 1]."""
+
+    text: str
+    start_s: float
+    end_s: float
+    score: float
+    line: int
+
+
+@dataclass(slots=True)
+class Line:
+    """One clean line in sung order; `score` is the mean score of its words."""
+
+    text: str
+    start_s: float
+    end_s: float
+    section: str
+    score: float
+    source: Literal["lyrics", "asr"]
+    edit: Edit
+    section_index: int = -1  # which header of the given lyrics the line stands under; -1: none
+
+
+@dataclass(slots=True)
+class Section:
+    """A labelled span of the song; all sections of a song cover it without gaps."""
+
+    label: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(slots=True)
+class DroppedLine:
+    """An input line that is not in the output, and why."""
+
+    text: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Drop:
+    """A song that leaves the pipeline, and why; `detail` is for people."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Transcript:
+    """What an independent recogniser heard: words in time order (their `line` is the speech segment they come from)."""
+
+    words: list[Word]
+    language: str
+    mean_logprob: float  # of the recogniser's segments, weighted by duration; 0 where nothing was heard
+
+
+@dataclass(slots=True, kw_only=True)
+class Song:
+    """One song on its way through the stages; each stage fills in the fields that it says it adds."""
+
+    song_id: str
+    path: Path
+    audio: str  # path relative to the input folder
+    lyrics_text: str = ""
+    language: str = ""
+    title: str = ""
+    artist: str = ""
+    sha256: str = ""
+    mix: NDArray[np.float32] | None = None  # [C, L] at `sample_rate`
+    sample_rate: int = 0
+    channels: int = 0
+    duration_s: float = 0.0
+    vocals: NDArray[np.float32] | None = None  # [C, L] at `sample_rate`
+    speech: NDArray[np.float32] | None = None  # [L], 16 kHz mono vocals, as recognisers take them
+    transcript: Transcript | None = None
+    header_labels: list[str] = field(default_factory=list)  # of the given lyrics, in their order
+    lines: list[Line] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    dropped: list[DroppedLine] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    songbloom_lyrics: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)

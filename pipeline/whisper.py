@@ -1,0 +1,192 @@
+"""One Whisper model for two uses: transcription through WhisperX, and word times from its cross-attention."""
+
+import functools
+import logging
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.models import resolve_model
+from pipeline.song import Transcript, Word
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_RATE_HZ = 16_000
+MAX_WINDOW_S = 30.0  # Whisper's receptive field
+TOKEN_STEP_S = 0.02  # one encoder position
+MAX_ALIGN_TOKENS = 440  # of the decoder's 448 positions, the start sequence taken off
+
+# A segment beyond these is a hallucination or a loop: the thresholds of Whisper's own decoding (arXiv:2212.04356, 4.5).
+MIN_SEGMENT_LOGPROB = -1.0
+MAX_COMPRESSION_RATIO = 2.4
+
+
+class LanguageError(ValueError):
+    """The recogniser does not know the song's language."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedWord:
+    """A word of given text with its place in the audio; `score` is the mean probability of its tokens."""
+
+    start_s: float
+    end_s: float
+    score: float
+
+
+class Whisper:
+    """A CTranslate2 Whisper with WhisperX's batched decoding and its bundled voice activity model.
+
+    Args:
+        name: any name that `resolve_model` knows for the stage "asr".
+        device: "cpu" or "cuda".
+        threads: CPU threads of one call.
+    """
+
+    def __init__(self, name: str, *, device: str = "cpu", threads: int = 1, batch_size: int = 8) -> None:
+        """Load the weights."""
+        path = resolve_model(name, "asr")
+        with warnings.catch_warnings():  # of packages that miss a system FFmpeg, which nothing here needs
+            warnings.simplefilter("ignore")
+            from whisperx.asr import load_model
+
+            for talkative in ("whisperx", "lightning.pytorch", "pytorch_lightning"):
+                logging.getLogger(talkative).setLevel(logging.ERROR)
+            self._batch_size = batch_size
+            self._pipeline = load_model(
+                str(path),
+                device,
+                compute_type="float16" if device == "cuda" else "int8",
+                vad_method="pyannote",
+                threads=threads,
+                local_files_only=True,
+            )
+        self._model = self._pipeline.model
+        self.is_multilingual = bool(self._model.model.is_multilingual)
+
+    def detect_language(self, samples: NDArray[np.float32]) -> str:
+        """Return the ISO 639-1 code that most 30 s windows of 16 kHz mono [L] speak for."""
+        if not self.is_multilingual:
+            return "en"
+        votes: dict[str, float] = {}
+        step = int(MAX_WINDOW_S * SAMPLE_RATE_HZ)
+        starts = range(0, max(len(samples) - step // 4, 1), step)
+        for start in starts:
+            for token, probability in self._model.model.detect_language(self._encode(samples[start : start + step]))[0]:
+                votes[token[2:-2]] = votes.get(token[2:-2], 0.0) + probability
+        return max(votes, key=lambda code: votes[code])
+
+    def transcribe(self, samples: NDArray[np.float32], language: str) -> Transcript:
+        """Transcribe 16 kHz mono [L] and time every word.
+
+        Raises:
+            LanguageError: an English-only model and another language.
+        """
+        if not self.is_multilingual and language != "en":
+            raise LanguageError(f"language is {language!r}, this Whisper model knows English only")
+        try:
+            segments = self._pipeline.transcribe(samples, batch_size=self._batch_size, language=language)["segments"]
+        except IndexError:  # WhisperX on audio in which its voice activity model finds nothing
+            segments = []
+        words: list[Word] = []
+        logprobs, durations = [0.0], [1e-9]
+        for index, segment in enumerate(segments):
+            duration = segment["end"] - segment["start"]
+            if _is_hallucination(segment["text"], segment["avg_logprob"]):
+                logger.debug("segment %.1f-%.1f s left out: %r", segment["start"], segment["end"], segment["text"])
+                continue
+            texts = split_asr_text(segment["text"])
+            timed = self.align(samples, segment["start"], segment["end"], texts, language)
+            words += [Word(t, w.start_s, w.end_s, w.score, index) for t, w in zip(texts, timed, strict=True)]
+            logprobs.append(segment["avg_logprob"] * duration)
+            durations.append(duration)
+        return Transcript(words, language, sum(logprobs) / sum(durations))
+
+    def align(
+        self, samples: NDArray[np.float32], start_s: float, end_s: float, words: Sequence[str], language: str
+    ) -> list[TimedWord]:
+        """Place given words in a window of at most 30 s by dynamic time warping over Whisper's alignment heads.
+
+        Args:
+            samples: 16 kHz mono [L], the whole song.
+            start_s, end_s: the window; words are placed within it, in order.
+            words: display words; a Chinese character is a word.
+
+        Returns:
+            One TimedWord per word, times monotone and in seconds of the song.
+        """
+        if not words:
+            return []
+        window = samples[int(start_s * SAMPLE_RATE_HZ) : int(end_s * SAMPLE_RATE_HZ)]
+        tokenizer = self._tokenizer(language)
+        per_word = [tokenizer.encode(_with_space(word, language)) for word in words]
+        if sum(map(len, per_word)) > MAX_ALIGN_TOKENS:
+            half = len(words) // 2
+            middle = start_s + (end_s - start_s) * half / len(words)
+            return self.align(samples, start_s, middle, words[:half], language) + self.align(
+                samples, middle, end_s, words[half:], language
+            )
+        num_frames = min(int(len(window) / SAMPLE_RATE_HZ / 0.01), 3000)
+        result = self._model.model.align(
+            self._encode(window), tokenizer.sot_sequence, [sum(per_word, [])], num_frames, median_filter_width=7
+        )[0]
+        return _words_from_path(result.alignments, result.text_token_probs, [len(t) for t in per_word], start_s, end_s)
+
+    def _encode(self, window: NDArray[np.float32]) -> Any:  # a ctranslate2.StorageView
+        from faster_whisper.audio import pad_or_trim
+
+        features = self._model.feature_extractor(window, padding=True)[..., :-1]
+        return self._model.encode(pad_or_trim(features))
+
+    def _tokenizer(self, language: str) -> Any:
+        from faster_whisper.tokenizer import Tokenizer
+
+        return Tokenizer(self._model.hf_tokenizer, self.is_multilingual, task="transcribe", language=language)
+
+
+@functools.lru_cache(maxsize=2)
+def load_whisper(name: str, device: str, threads: int) -> Whisper:
+    """Return the one Whisper of this process for these settings: transcription and alignment share its weights."""
+    return Whisper(name, device=device, threads=threads)
+
+
+def _is_hallucination(text: str, mean_logprob: float) -> bool:
+    data = text.encode()
+    ratio = len(data) / max(len(zlib.compress(data)), 1)
+    return not text.strip() or mean_logprob < MIN_SEGMENT_LOGPROB or ratio > MAX_COMPRESSION_RATIO
+
+
+def _words_from_path(
+    path: Sequence[tuple[int, int]],
+    probabilities: Sequence[float],
+    lengths: Sequence[int],
+    start_s: float,
+    end_s: float,
+) -> list[TimedWord]:
+    tokens = np.array([step[0] for step in path])
+    times = np.array([step[1] for step in path]) * TOKEN_STEP_S
+    first = np.flatnonzero(np.diff(tokens, prepend=-1))  # where the path enters each token
+    onset_s = np.full(sum(lengths) + 1, end_s - start_s)
+    onset_s[tokens[first]] = times[first]
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    words = []
+    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        score = float(np.mean(probabilities[low:high])) if high > low else 0.0
+        words.append(TimedWord(start_s + float(onset_s[low]), start_s + float(onset_s[high]), score))
+    return words
+
+
+def _with_space(word: str, language: str) -> str:
+    return word if language in ("zh", "ja", "th", "yue") else " " + word
+
+
+def split_asr_text(text: str) -> list[str]:
+    """Split what a recogniser wrote into words as lyrics are split: by spaces, Han characters one by one."""
+    from pipeline.lyrics import split_words
+
+    return split_words(text, "")

@@ -1,0 +1,335 @@
+"""Semantic tokens: windows, the clock, strict loading, and agreement with MuQ called directly."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from pipeline.codebook import Codebook
+from pipeline.models import ModelFileError, fingerprint_model
+from pipeline.semantic_tokens import MonoAudio, SemanticTokenizer, load_muq, plan_windows
+from shards.schema import count_frames
+
+WIDTH, DEPTH, HOP = 16, 2, 960
+CONFIG: dict[str, Any] = {
+    "label_rate": 25,
+    "codebook_dim": 4,
+    "codebook_size": 32,
+    "conv_dim": 4,
+    "encoder_dim": WIDTH,
+    "encoder_depth": DEPTH,
+    "rvq_ckpt_path": "/nowhere/rvq.pt",
+    "stat": {"melspec_2048_mean": -20.0, "melspec_2048_std": 30.0},
+    "w2v2_config": {
+        "activation_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "conformer_conv_dropout": 0.0,
+        "conv_depthwise_kernel_size": 7,
+        "feat_extract_activation": "gelu",
+        "hidden_act": "swish",
+        "hidden_dropout": 0.1,
+        "intermediate_size": 32,
+        "layer_norm_eps": 1e-5,
+        "layerdrop": 0.0,
+        "num_attention_heads": 2,
+        "num_conv_pos_embedding_groups": 2,
+        "num_conv_pos_embeddings": 3,
+        "position_embeddings_type": "rotary",
+        "rotary_embedding_base": 10_000,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def muq() -> Any:
+    from muq import MuQ, MuQConfig
+
+    with torch.random.fork_rng():
+        model = MuQ(MuQConfig(**CONFIG))
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            parameter.data = torch.randn_like(parameter) * 0.3
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(muq: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("muq")
+    return write_folder(path, muq.state_dict())
+
+
+def write_folder(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any] = CONFIG) -> Path:
+    save_file({key: value.clone() for key, value in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def codebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("codebook")
+    generator = torch.Generator().manual_seed(0)
+    Codebook(
+        project_in=torch.randn(4, WIDTH, generator=generator),
+        center=torch.zeros(WIDTH),
+        codes=torch.randn(50, 4, generator=generator),
+        project_out=torch.randn(WIDTH, 4, generator=generator),
+        bias_out=torch.zeros(WIDTH),
+        metadata={"muq_layer": 1},
+    ).save(path)
+    return path
+
+
+def make_tokenizer(folder: Path, codebook: Path | None = None, **config: Any) -> SemanticTokenizer:
+    tokenizer = SemanticTokenizer(folder, codebook, **({"layer": 1} | config))
+    tokenizer.setup()
+    return tokenizer
+
+
+def make_audio(num_samples: int, seed: int = 0) -> MonoAudio:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, num_samples).astype(np.float32)
+
+
+def run_muq(muq: Any, audio: MonoAudio, layer: int) -> np.ndarray:
+    with torch.no_grad():
+        hidden: torch.Tensor = muq(torch.from_numpy(audio)[None]).hidden_states[layer][0]
+    return hidden.numpy()
+
+
+@pytest.mark.parametrize("layer", range(DEPTH + 1))
+def test_one_window_equals_muq(muq: Any, folder: Path, layer: int) -> None:
+    audio = make_audio(50 * HOP)
+    features = make_tokenizer(folder, layer=layer).features(audio, 50)
+    assert features.shape == (50, WIDTH)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, run_muq(muq, audio, layer), atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_windows_equal_muq_on_each_window(muq: Any, folder: Path, batch_size: int) -> None:
+    tokenizer = make_tokenizer(folder, window_s=2.0, margin_s=0.4, batch_size=batch_size)
+    audio = make_audio(137 * HOP)
+    features = tokenizer.features(audio, 137)
+    expected = np.full_like(features, np.nan)
+    for start, keep_start, keep_stop in [(0, 0, 40), (30, 40, 70), (60, 70, 100), (87, 100, 137)]:
+        window = run_muq(muq, audio[start * HOP : (start + 50) * HOP], 1)
+        expected[keep_start:keep_stop] = window[keep_start - start : keep_stop - start]
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+
+
+@given(
+    num_frames=st.integers(1, 90_000),
+    margin=st.integers(0, 60),
+    extra=st.integers(2, 900),
+)
+@settings(max_examples=200, deadline=None)
+def test_windows_cover_every_song_once(num_frames: int, margin: int, extra: int) -> None:
+    window_frames = 2 * margin + extra
+    windows = plan_windows(num_frames, window_frames, margin)
+    assert {window.stop - window.start for window in windows} == {min(window_frames, num_frames)}
+    kept = [(window.keep_start, window.keep_stop) for window in windows]
+    assert kept[0][0] == 0
+    assert kept[-1][1] == num_frames
+    assert all(first[1] == second[0] for first, second in zip(kept, kept[1:], strict=False))
+    for window in windows:
+        assert 0 <= window.start <= window.keep_start < window.keep_stop <= window.stop <= num_frames
+        assert window.start == 0 or window.keep_start - window.start >= margin
+        assert window.stop == num_frames or window.stop - window.keep_stop == margin
+
+
+@given(num_samples=st.integers(4_410, 44_100 * 20))
+@settings(max_examples=25, deadline=None)
+def test_clock_is_that_of_the_song(num_samples: int) -> None:
+    num_frames = count_frames(num_samples, 44_100)
+    resampled = np.zeros(round(num_samples * 24_000 / 44_100), np.float32)
+    tokenizer = _CountingTokenizer(Path(), None, layer=0, window_s=4.0, margin_s=0.5, batch_size=2)
+    features = tokenizer.features(resampled, num_frames)
+    np.testing.assert_array_equal(features[:, 0], np.arange(num_frames) % 3)
+
+
+class _CountingTokenizer(SemanticTokenizer):
+    """Answers with frame numbers modulo 3, worked out from where a window starts: 100 frames step by 75 or by fewer."""
+
+    feature_dim = 1
+
+    def features(self, audio: MonoAudio, num_frames: int) -> np.ndarray:
+        self._starts = [window.start for window in plan_windows(num_frames, 100, 12)]
+        return super().features(audio, num_frames)
+
+    def _hidden(self, samples: np.ndarray) -> np.ndarray:
+        starts, self._starts = self._starts[: len(samples)], self._starts[len(samples) :]
+        num_frames = samples.shape[1] // HOP
+        return np.stack([np.arange(start, start + num_frames) % 3 for start in starts])[..., None].astype(np.float32)
+
+
+@pytest.mark.parametrize("num_samples", [960, 1_500, 2_400, 24_000, 24_000 * 3 + 1])
+def test_short_audio(folder: Path, codebook: Path, num_samples: int) -> None:
+    num_frames = num_samples // HOP
+    tokens = make_tokenizer(folder, codebook).tokens(make_audio(num_samples), num_frames)
+    assert tokens.shape == (num_frames,)
+    assert tokens.dtype == np.uint16
+    assert tokens.max() < 50
+
+
+def test_audio_a_sample_short_is_filled_with_silence(folder: Path) -> None:
+    tokenizer, audio = make_tokenizer(folder), make_audio(20 * HOP)
+    audio[-1] = 0
+    np.testing.assert_array_equal(tokenizer.features(audio[:-1], 20), tokenizer.features(audio, 20))
+    longer = np.concatenate([audio, make_audio(500)])
+    np.testing.assert_array_equal(tokenizer.features(longer, 20), tokenizer.features(audio, 20))
+
+
+def test_silence_and_repeated_calls(folder: Path, codebook: Path) -> None:
+    tokenizer = make_tokenizer(folder, codebook, window_s=2.0, margin_s=0.4)
+    silence = np.zeros(200 * HOP, np.float32)
+    assert np.isfinite(tokenizer.features(silence, 200)).all()
+    audio = make_audio(200 * HOP)
+    np.testing.assert_array_equal(tokenizer.tokens(audio, 200), tokenizer.tokens(audio, 200))
+    np.testing.assert_array_equal(
+        tokenizer.tokens(audio, 200), make_tokenizer(folder, codebook, window_s=2.0, margin_s=0.4).tokens(audio, 200)
+    )
+
+
+@pytest.mark.parametrize(
+    ("audio", "num_frames", "message"),
+    [
+        (make_audio(500), 0, "0 frames: audio shorter than 1 / 25 s"),
+        (make_audio(48_000), 25, "48000 samples, expected about 24000 for 25 frames"),
+        (make_audio(16_000), 25, "16000 samples, expected about 24000"),
+        (make_audio(24_000)[None], 25, r"\(1, 24000\), expected float32 \[L\], mono"),
+        (make_audio(24_000).astype(np.float64), 25, "float64"),
+        (np.full(24_000, np.nan, np.float32), 25, "not finite"),
+    ],
+    ids=["empty", "48k", "16k", "stereo", "double", "nan"],
+)
+def test_audio_without_tokens(folder: Path, audio: MonoAudio, num_frames: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_tokenizer(folder).features(audio, num_frames)
+
+
+def test_tokens_need_a_codebook(folder: Path) -> None:
+    with pytest.raises(ValueError, match="set codebook_path"):
+        make_tokenizer(folder).tokens(make_audio(HOP), 1)
+
+
+@pytest.mark.parametrize("config", [{"margin_s": 15.0}, {"margin_s": -1.0}, {"batch_size": 0}])
+def test_wrong_settings(config: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="more than two margins"):
+        SemanticTokenizer(Path(), None, layer=1, **config)
+
+
+def test_codebook_of_another_muq(folder: Path, codebook: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="fitted on MuQ layer 1, but the profile takes 2"):
+        make_tokenizer(folder, codebook, layer=2)
+    other = Codebook.load(codebook)
+    other.metadata = {"muq_sha256": "0" * 64}
+    other.save(tmp_path)
+    with pytest.raises(ModelFileError, match="fitted on another MuQ"):
+        make_tokenizer(folder, tmp_path)
+    other.metadata = {"muq_sha256": fingerprint_model(folder)}
+    other.save(tmp_path)
+    assert len(make_tokenizer(folder, tmp_path).tokens(make_audio(HOP * 5), 5)) == 5
+    narrow = Codebook(
+        project_in=torch.ones(2, 8),
+        center=torch.zeros(8),
+        codes=torch.ones(3, 2),
+        project_out=torch.ones(8, 2),
+        bias_out=torch.zeros(8),
+    )
+    narrow.save(tmp_path)
+    with pytest.raises(ModelFileError, match="a codebook for 8 features, .* has 16"):
+        make_tokenizer(folder, tmp_path)
+
+
+# ---- loading
+
+
+def test_float16_and_old_weight_norm_names(muq: Any, tmp_path: Path) -> None:
+    old_names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    state = {}
+    for key, value in muq.state_dict().items():
+        head, found, tail = key.partition("parametrizations")
+        key = head + old_names[found + tail] if found else key
+        state[key] = value.half() if value.is_floating_point() else value
+    model = load_muq(write_folder(tmp_path, state), DEPTH)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not model.training
+    audio = make_audio(30 * HOP)
+    np.testing.assert_allclose(run_muq(model, audio, DEPTH), run_muq(muq, audio, DEPTH), atol=0.05)
+
+
+def test_settings_that_would_load_files_or_code_are_off(muq: Any, tmp_path: Path) -> None:
+    write_folder(tmp_path, muq.state_dict(), CONFIG | {"is_flash": True, "resume_checkpoint": "x.pt"})
+    config = load_muq(tmp_path, 1).config
+    assert config.rvq_ckpt_path is None
+    assert config.resume_checkpoint is None
+    assert config.is_flash is False
+
+
+def test_loading_leaves_random_numbers_alone(folder: Path) -> None:
+    random.seed(5)
+    torch.manual_seed(5)
+    expected = (random.random(), torch.rand(1))
+    random.seed(5)
+    torch.manual_seed(5)
+    load_muq(folder, 1)
+    assert (random.random(), torch.rand(1)) == expected
+
+
+LAYER_KEY = "model.conformer.layers.1.ffn1.intermediate_dense.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({LAYER_KEY: None}, f"{LAYER_KEY} is missing"),
+        ({"model.extra": torch.zeros(2)}, r"model\.extra is unexpected"),
+        ({LAYER_KEY: torch.zeros(5, WIDTH)}, r"has shape \(5, 16\), expected \(32, 16\)"),
+        ({LAYER_KEY: torch.full((32, WIDTH), torch.nan)}, "not finite"),
+        ({"model.cls_token": torch.zeros(3)}, "encoder_dim 16, model.cls_token has"),
+        ({"model.conformer.layers.2.x": torch.zeros(3)}, "encoder_depth 2, the weights have 3 layers"),
+    ],
+    ids=["missing", "extra", "shape", "nan", "width", "depth"],
+)
+def test_weights_that_do_not_fit(muq: Any, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    state = {key: value for key, value in {**muq.state_dict(), **change}.items() if value is not None}
+    with pytest.raises(ModelFileError, match=message):
+        load_muq(write_folder(tmp_path, state), 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder_dim": 10**9}, "encoder_dim 1000000000"),
+        ({"encoder_depth": 10**9}, "encoder_depth 1000000000"),
+        ({"colour": "red"}, "colour"),
+        ({"use_encodec_target": True}, "use_encodec_target"),
+        ({"w2v2_config": {}}, r"cannot be built from config\.json"),
+        ({"w2v2_config": 7}, r"cannot be built from config\.json"),
+    ],
+)
+def test_configs_that_do_not_fit(muq: Any, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        load_muq(write_folder(tmp_path, muq.state_dict(), CONFIG | change), 1)
+
+
+def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"config\.json"):
+        load_muq(tmp_path, 1)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(ModelFileError, match=r"expected MuQ's weights in model\.safetensors"):
+        load_muq(tmp_path, 1)
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
+    with pytest.raises(ModelFileError, match=r"expected MuQ's weights in model\.safetensors"):
+        load_muq(tmp_path, 1)
+
+
+def test_layer_out_of_range(folder: Path) -> None:
+    with pytest.raises(ModelFileError, match="no hidden state 3, MuQ has 0 to 2"):
+        load_muq(folder, 3)
