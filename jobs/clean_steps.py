@@ -98,23 +98,25 @@ class FinishSong(Pass):
         }
 
 
-def make_separation(make_stage: Callable[[], Stage]) -> "Separation":
-    """Return the separating worker (a function, so that it can be sent to other processes)."""
-    return Separation(functools.partial(_one, make_stage))
-
-
 def _one(make_stage: Callable[[], Stage]) -> list[Stage]:
     return [make_stage()]
 
 
 class Separation(Pass):
-    """Separate vocals; the mix is not needed after that and does not travel further."""
+    """Separate vocals; what no later stage reads does not travel further."""
+
+    def __init__(self, make_stages: Callable[[], list[Stage]], keep_vocals: bool) -> None:
+        """Set the stages up."""
+        super().__init__(make_stages)
+        self._keep_vocals = keep_vocals
 
     def __call__(self, row: Row) -> Row:
         """Separate one song."""
         row = super().__call__(row)
-        if row.get("song") is not None:
-            row["song"].mix = None
+        song: Song | None = row.get("song")
+        if song is not None:
+            song.mix = None
+            song.vocals = song.vocals if self._keep_vocals else None
         return row
 
 
@@ -130,7 +132,8 @@ def build_steps(settings: CleanSettings, out: Path, cluster: Cluster, workers: i
     pool = cluster.pool(2, workers)
     device = "cuda" if cluster.num_gpus else "cpu"
     read = functools.partial(ReadSong, functools.partial(_one, settings.check))
-    separate = functools.partial(make_separation, functools.partial(settings.separate, device))
+    separation = functools.partial(_one, functools.partial(settings.separate, device))
+    separate = functools.partial(Separation, separation, settings.keep_vocals)
     finish = functools.partial(FinishSong, functools.partial(settings.verify, device), out, settings.keep_vocals)
     return [
         Step(name="read", make_worker=read),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
@@ -72,12 +73,12 @@ class Cluster:
 def connect() -> Cluster:
     """Join the running Ray cluster, or start one in this process, and return what it has."""
     if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING)
+        ray.init(logging_level=logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # advice on memory for every job
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cluster = Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
     logger.info("Ray with %g CPUs and %g GPUs", cluster.num_cpus, cluster.num_gpus)
@@ -93,7 +94,8 @@ def stream(rows: Sequence[Row], steps: Sequence[Step]) -> Iterator[Row]:
     if not rows:
         return
     # One row is one block is one task: songs are large, and none waits for another.
-    dataset: ray.data.Dataset = ray.data.from_items([{"row": row} for row in rows], override_num_blocks=len(rows))
+    packed = [{"row": _pack(row)} for row in rows]
+    dataset: ray.data.Dataset = ray.data.from_items(packed, override_num_blocks=len(rows))
     for step in steps:
         if step.num_workers:
             dataset = dataset.map(
@@ -107,9 +109,20 @@ def stream(rows: Sequence[Row], steps: Sequence[Step]) -> Iterator[Row]:
             dataset = dataset.map(_call_once(step.make_worker), num_cpus=step.num_cpus)
     try:
         for result in dataset.iter_rows():
-            yield result["row"]
+            yield _unpack(result["row"])
     except RayError as error:
         raise JobError(str(getattr(error, "cause", None) or error)) from error
+
+
+# Rows hold objects of ours that Arrow has no type for; as bytes they are an ordinary column. They are pickled as Ray
+# pickles the arguments of every task: nothing from outside is ever unpickled.
+def _pack(row: Row) -> bytes:
+    return bytes(cloudpickle.dumps(row))  # type: ignore[no-untyped-call]
+
+
+def _unpack(data: bytes) -> Row:
+    row: Row = cloudpickle.loads(data)
+    return row
 
 
 class _Worker:
@@ -117,11 +130,11 @@ class _Worker:
         self._worker = make_worker()
 
     def __call__(self, item: Row) -> Row:
-        return {"row": self._worker(item["row"])}
+        return {"row": _pack(self._worker(_unpack(item["row"])))}
 
 
 def _call_once(make_worker: Callable[[], Callable[[Row], Row]]) -> Callable[[Row], Row]:
-    return lambda item: {"row": make_worker()(item["row"])}
+    return lambda item: {"row": _pack(make_worker()(_unpack(item["row"])))}
 
 
 def resolve_path(path: Path) -> Path:

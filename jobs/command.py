@@ -12,12 +12,13 @@ from jobs.cluster import JobError
 from model.config import ConfigError
 from pipeline.inputs import InputError
 from pipeline.models import ModelFileError, ModelNotFoundError
+from pipeline.profiles import ProfileError
 from shards.schema import ShardError
 
 EXIT_FINE, EXIT_SHORT, EXIT_WRONG_USE = 0, 1, 2
 
 # What a user can mend: one line, no traceback.
-_USE_ERRORS = (InputError, ModelNotFoundError, ModelFileError, ShardError, ConfigError)
+_USE_ERRORS = (InputError, ModelNotFoundError, ModelFileError, ProfileError, ShardError, ConfigError)
 
 
 class CommandParser(argparse.ArgumentParser):

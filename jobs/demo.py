@@ -62,7 +62,7 @@ class Steps:
             )
             stream.write(done.stdout)
         self.seconds[name] = round(time.monotonic() - started, 1)
-        lines = done.stdout.strip().splitlines()
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]  # launchers write after a command
         if done.returncode != 0 or not lines:
             tail = "\n".join(log.read_text().splitlines()[-15:])
             raise SystemExit(f"{name} ended with exit code {done.returncode}; the end of {log}:\n{tail}")

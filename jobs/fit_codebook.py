@@ -84,7 +84,7 @@ def fit(files: Sequence[Path], config: CodebookFitter.Config, epochs: int, state
             fitter.update(features)
         fitter.finish_step()
         with open_atomic(state) as file:
-            np.savez(file, epoch=np.array(epoch + 1), **fitter.state())
+            np.savez(file, allow_pickle=False, epoch=np.array(epoch + 1), **fitter.state())
         logger.info("epoch %d of %d: %s", epoch + 1, epochs, fitter.report())
     return fitter
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from pipeline.phonemes import Phonemizer
 
 from jobs.cluster import resolve_path
 from jobs.command import EXIT_FINE, CommandParser, run_command
@@ -27,6 +26,7 @@ from pipeline.encode_song import load_codec
 from pipeline.inputs import InputError
 from pipeline.lyrics import parse_lyrics
 from pipeline.lyrics_encoding import read_lyrics
+from pipeline.phonemes import Phonemizer
 from pipeline.profiles import PROFILES, check_models, get_profile
 from pipeline.songbloom_format import validate
 from pipeline.untimed_lyrics import format_untimed

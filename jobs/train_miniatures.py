@@ -48,7 +48,9 @@ def measure_model(name: str, songs: list[Stems], out: Path) -> dict[str, Any]:
 def main() -> tuple[dict[str, Any], int]:
     """Train or measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=MINIATURE_FOLDER, help="where the models go (default: the project's)")
+    parser.add_argument(
+        "--out", type=Path, default=MINIATURE_FOLDER, help="where the models go (default: the project's)"
+    )
     parser.add_argument("--work", type=Path, default=Path("miniature_songs"), help="where the songs are rendered")
     parser.add_argument("--songs", type=Path, help="folder of songs with mixture.flac and vocals.flac: trained on too")
     parser.add_argument("--only", choices=MODELS, nargs="+", default=list(MODELS), help="these models only")

@@ -10,7 +10,7 @@ from typing import Any
 
 from model.settings import RunConfig
 from model.size import count_parameters, flops_per_step
-from model.trainer import BatchLosses, StepResult
+from model.tally import BatchLosses, StepResult
 
 METRICS_NAME = "metrics.jsonl"
 

@@ -77,15 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if is_main:
                 sys.stdout.write(describe_sizes(config))
             return
-        run = TrainingRun(config, join_ranks(), max_steps=options.max_steps, resume=options.resume)
+        run = TrainingRun(config, join_ranks, max_steps=options.max_steps, resume=options.resume)
     except user_errors as error:
         _quit(2, str(error))
     try:
         summary = run.run()
     except user_errors as error:
         _quit(2, f"rank {run.ranks.rank}: {error}", is_shared=False)
-    except (PeerError, NonFiniteLossError) as error:
+    except NonFiniteLossError as error:
         _quit(1, str(error))
+    except PeerError:
+        time.sleep(SPEAK_FIRST_S)
+        raise SystemExit(2) from None
     leave_ranks()
     if is_main:
         sys.stdout.write(json.dumps(asdict(summary)) + "\n")

@@ -10,59 +10,30 @@ import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from dataclasses import fields, is_dataclass
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ReduceOp, all_reduce, broadcast
 
 from model.batches import MicroBatch, RankBatch
-from model.losses import SongOutput
 from model.noise import Draws, draw
+from model.ranks import Ranks
 from model.settings import RunConfig, deepspeed_settings
 from model.song_batch import SongBatch
 from model.song_model import SongModel
+from model.tally import NUM_ROWS, BatchLosses, StepResult, tabulate
 from shards.schema import MAX_KEY_BYTES
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")  # what AdamW keeps per parameter, besides the number of steps
 RANK_TIMEOUT = timedelta(minutes=30)  # the longest wait for another rank: rank 0 writing a large checkpoint
 
-# Rows of the table of sums that every song contributes to.
-_CE, _FLOW, _CORRECT, _TARGETS, _BLOCKS, _SONGS = range(6)
-
 
 class NonFiniteLossError(ArithmeticError):
     """A loss or gradient that is infinite or not a number; nothing is saved after it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranks:
-    """This process among all processes of the run."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def is_main(self) -> bool:
-        """Rank 0, which logs and writes."""
-        return self.rank == 0
-
-    def add_up(self, values: Sequence[float] | Tensor) -> Tensor:
-        """Return the sum over all ranks, in float64 unless `values` is a tensor of another type."""
-        total = torch.as_tensor(values, dtype=None if isinstance(values, Tensor) else torch.float64).to(self.device)
-        if self.world_size > 1:
-            all_reduce(total, ReduceOp.SUM)
-        return total
-
-    def tell(self, number: int) -> int:
-        """Return rank 0's number on every rank."""
-        message = torch.tensor(number, device=self.device)
-        if self.world_size > 1:
-            broadcast(message, src=0)
-        return int(message)
 
 
 def join_ranks() -> Ranks:
@@ -95,7 +66,7 @@ def leave_ranks() -> None:
 def _import_deepspeed(has_gpu: bool) -> Any:
     """Import DeepSpeed so that CPU runs need no compiler.
 
-    On a CPU DeepSpeed compiles a shared-memory all-reduce at first use, 80 s with a compiler and an error without;
+    On a CPU DeepSpeed compiles a shared-memory all-reduce at first use: a minute with a compiler, an error without;
     gloo does the same work. The extension is built only if this table lists it as compatible.
     """
     if not has_gpu:
@@ -109,40 +80,6 @@ def _import_deepspeed(has_gpu: bool) -> Any:
     return deepspeed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchLosses:
-    """Means over a global batch, the same on every rank."""
-
-    loss: float
-    ce: float  # nats per token
-    flow: float  # squared velocity error per block and channel
-    accuracy: float  # share of tokens whose logit is the highest
-    num_songs: int
-    num_tokens: int
-
-    @classmethod
-    def from_sums(cls, sums: Sequence[float], flow_weight: float) -> "BatchLosses":
-        """Divide sums by their counts."""
-        ce, flow = sums[_CE] / sums[_TARGETS], sums[_FLOW] / sums[_BLOCKS]
-        return cls(
-            loss=ce + flow_weight * flow,
-            ce=ce,
-            flow=flow,
-            accuracy=sums[_CORRECT] / sums[_TARGETS],
-            num_songs=round(sums[_SONGS]),
-            num_tokens=round(sums[_TARGETS]),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
-    """What one update did."""
-
-    losses: BatchLosses
-    lr: float
-    grad_norm: float  # before clipping
-
-
 class _ScaledLoss(nn.Module):
     """The model with its loss, as plain tensors: DeepSpeed's hooks see no tensor inside other objects."""
 
@@ -152,17 +89,10 @@ class _ScaledLoss(nn.Module):
         self.flow_weight = flow_weight
 
     def forward(self, batch: SongBatch, draws: Draws, num_targets: Tensor, num_blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Return this micro-batch's part of the global loss, and the table [6, B] of sums per song."""
+        """Return this micro-batch's part of the global loss, and the table of sums per song."""
         output = self.song_model(batch, draws)
         loss = output.loss(num_targets=num_targets, num_blocks=num_blocks, flow_weight=self.flow_weight)
-        return loss, _tabulate(output)
-
-
-def _tabulate(output: SongOutput) -> Tensor:
-    """Return float64 sums per song: rows as named at the top of this file."""
-    rows = [output.ce_sum_B, output.flow_sum_B, output.num_correct_B, output.num_targets_B, output.num_blocks_B]
-    table = torch.stack([row.detach().double() for row in rows])
-    return torch.cat([table, torch.ones_like(table[:1])])
+        return loss, tabulate(output)
 
 
 class Trainer:
@@ -177,11 +107,15 @@ class Trainer:
         settings = deepspeed_settings(config, ranks.world_size)
         self._num_micro_batches: int = settings["gradient_accumulation_steps"]
         deepspeed = _import_deepspeed(ranks.device.type == "cuda")
-        self._engine: Any = deepspeed.initialize(
-            model=_ScaledLoss(model, config.trainer.flow_weight),
-            model_parameters=_group_parameters(model, config.optimizer.weight_decay),
-            config=settings,
-        )[0]
+        kinds = _open_outputs(model) if self._stage == 3 else {}
+        with redirect_stdout(StringIO()):  # it prints how much memory is in use, ten times
+            self._engine: Any = deepspeed.initialize(
+                model=_ScaledLoss(model, config.trainer.flow_weight),
+                model_parameters=_group_parameters(model, config.optimizer.weight_decay),
+                config=settings,
+            )[0]
+        if self._stage == 3:
+            _close_outputs(model, kinds)
         self._allocate_adam_state()
 
     def train_step(self, batch: RankBatch, global_step: int) -> StepResult:
@@ -289,7 +223,11 @@ class Trainer:
     ) -> list[float]:
         """Return the rows summed over all songs of all ranks, or raise if a song's losses are not finite."""
         counted = [table for table, micro in zip(tables, micro_batches, strict=True) if not micro.is_repeat]
-        local = torch.cat(counted, dim=1).sum(dim=1) if counted else torch.zeros(6, device=self.ranks.device).double()
+        local = (
+            torch.cat(counted, dim=1).sum(dim=1)
+            if counted
+            else torch.zeros(NUM_ROWS, device=self.ranks.device).double()
+        )
         sums: list[float] = self.ranks.add_up(local).tolist()
         if not all(map(math.isfinite, sums)):
             names = self._name_bad_songs(micro_batches, tables)
@@ -379,6 +317,32 @@ class Trainer:
                 safe_set_local_fp32_param(parameter, part)
             else:
                 safe_set_local_optimizer_state(parameter, part, key)
+
+
+def _open_outputs(model: nn.Module) -> dict[nn.Module, type]:
+    """Make modules return the fields of a dataclass as a tuple; `_close_outputs` makes it a dataclass again.
+
+    ZeRO 3 hooks itself in between. It looks for tensors in what a module returns, and dataclasses with slots end it.
+    """
+    kinds: dict[nn.Module, type] = {}
+
+    def open_output(module: nn.Module, _: object, output: Any) -> tuple[Any, ...] | None:
+        if not is_dataclass(output):
+            return None
+        kinds[module] = type(output)
+        return tuple(getattr(output, field.name) for field in fields(output))
+
+    for module in model.modules():
+        module.register_forward_hook(open_output)
+    return kinds
+
+
+def _close_outputs(model: nn.Module, kinds: Mapping[nn.Module, type]) -> None:
+    def close_output(module: nn.Module, _: object, output: Any) -> Any:
+        return kinds[module](*output) if module in kinds else None
+
+    for module in model.modules():
+        module.register_forward_hook(close_output)
 
 
 def _group_parameters(model: SongModel, weight_decay: float) -> list[dict[str, Any]]:

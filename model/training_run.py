@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,13 @@ from model.batches import Batches, Prefetcher, RankBatch
 from model.checkpoint import CheckpointError, CheckpointWriter, TrainState
 from model.config import ConfigError
 from model.progress import Progress
+from model.ranks import Ranks
 from model.settings import RunConfig
 from model.song_batch import BatchError
 from model.song_model import SongModel
-from model.trainer import BatchLosses, Ranks, Trainer
-from shards.index import DatasetInfo, Index, read_index
+from model.tally import BatchLosses
+from model.trainer import Trainer
+from shards.index import DatasetInfo, read_index
 from shards.reader import ShardReader
 from shards.schema import ShardError
 
@@ -46,8 +49,16 @@ class RunSummary:
 class TrainingRun:
     """Trains up to a number of updates and can be killed at any time: it goes on from its newest checkpoint."""
 
-    def __init__(self, config: RunConfig, ranks: Ranks, *, max_steps: int | None = None, resume: bool = True) -> None:
-        """Open the dataset, find the checkpoint to go on from, and build the model.
+    def __init__(
+        self, config: RunConfig, join: Callable[[], Ranks], *, max_steps: int | None = None, resume: bool = True
+    ) -> None:
+        """Open the dataset, join the other ranks, find the checkpoint to go on from, and build the model.
+
+        Args:
+            config: what to train on what.
+            join: connects the ranks; called when the dataset is known to fit.
+            max_steps: stop there, if the schedule is longer.
+            resume: False refuses a run folder that holds a checkpoint.
 
         Raises:
             ShardError, BatchError: the dataset is missing, damaged or without songs of use.
@@ -55,43 +66,45 @@ class TrainingRun:
             CheckpointError: the run folder holds another model, or holds one although `resume` is False.
         """
         self.config = config
-        self.ranks = ranks
-        self.folder = Path(config.checkpoint.folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"run folder {self.folder} cannot be made: {error.strerror}") from error
         self.last_step = min(config.schedule.num_steps, max_steps or config.schedule.num_steps)
+        self.folder = Path(config.checkpoint.folder)
         root = Path(config.data.root)
-        reader = ShardReader(root)
-        index = read_index(root)
-        _compare(reader.info, config, root)
-        self._fingerprint = reader.info.fingerprint
+        index, reader = read_index(root), ShardReader(root)
+        self._info = reader.info
+        _refuse_other_data(reader.info, config, root)
         self._train = Batches(index, reader, config, "train")
-        self._validation = self._load_validation(index, reader)
+        has_validation = config.trainer.val_every and config.data.val_songs and len(index.select("val"))
+        validation = Batches(index, reader, config, "val") if has_validation else None
+        self.ranks = join()
+        self._validation: RankBatch | None = None
+        if validation is not None:
+            self._validation = validation.validation_batch(self.ranks.rank, self.ranks.world_size)
+        self._checkpoint = self._find_checkpoint(resume)
+        self._state, self._trainer = self._build()
+
+    def _build(self) -> tuple[TrainState, Trainer]:
+        """Return state and trainer as the checkpoint holds them, or fresh ones."""
+        config, found = self.config, self._checkpoint
+        torch.manual_seed(config.trainer.seed)
         model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
-        self._state = TrainState(
-            global_step=0,
-            seed=config.trainer.seed,
-            dataset_fingerprint=self._fingerprint,
-            first_loss=None,
-            first_val_loss=None,
-            last_val_loss=None,
-            losses=(),
-        )
-        found = self._find_checkpoint(resume)
         if found is None:
-            torch.manual_seed(config.trainer.seed)
-            model.reset_parameters()
-            model.set_latent_statistics(torch.tensor(reader.info.latent_mean), torch.tensor(reader.info.latent_std))
-        else:
-            self._state = self._read_state(found)
-            checkpoint.load_weights(found / checkpoint.WEIGHTS_NAME, model)
-        self._trainer = Trainer(model, config, ranks)
-        if found is not None:
-            files = {path.stem: checkpoint.read_tensors(path) for path in sorted(found.glob("*.safetensors"))}
-            self._trainer.restore(files, self._state.global_step)
-        self._checkpoint = found
+            model.set_latent_statistics(torch.tensor(self._info.latent_mean), torch.tensor(self._info.latent_std))
+            state = TrainState(
+                global_step=0,
+                seed=config.trainer.seed,
+                dataset_fingerprint=self._info.fingerprint,
+                first_loss=None,
+                first_val_loss=None,
+                last_val_loss=None,
+                losses=(),
+            )
+            return state, Trainer(model, config, self.ranks)
+        state = self._read_state(found)
+        checkpoint.load_weights(found / checkpoint.WEIGHTS_NAME, model)
+        trainer = Trainer(model, config, self.ranks)
+        files = sorted(found.glob("*.safetensors"))
+        trainer.restore({path.stem: checkpoint.read_tensors(path) for path in files}, state.global_step)
+        return state, trainer
 
     def run(self) -> RunSummary:
         """Train to the last step and return what came of it."""
@@ -163,12 +176,6 @@ class TrainingRun:
             raise PeerError(f"{num_failed:.0f} other ranks could not read their batch")
         return batch, round(num_skipped_by_all)
 
-    def _load_validation(self, index: Index, reader: ShardReader) -> RankBatch | None:
-        trainer = self.config.trainer
-        if not trainer.val_every or not self.config.data.val_songs or not len(index.select("val")):
-            return None
-        return Batches(index, reader, self.config, "val").validation_batch(self.ranks.rank, self.ranks.world_size)
-
     def _validate(self, step: int, progress: Progress | None) -> None:
         if self._validation is None:
             return
@@ -192,6 +199,10 @@ class TrainingRun:
 
     def _find_checkpoint(self, resume: bool) -> Path | None:
         """Return the newest whole checkpoint; rank 0 looks, so that all ranks take the same."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"run folder {self.folder} cannot be made: {error.strerror}") from error
         newest = checkpoint.find_newest(self.folder) if self.ranks.is_main else None
         step = self.ranks.tell(-1 if newest is None else checkpoint.read_state(newest)[0].global_step)
         if step < 0:
@@ -206,12 +217,11 @@ class TrainingRun:
     def _read_state(self, found: Path) -> TrainState:
         state, config = checkpoint.read_state(found)
         checkpoint.refuse_other_model(found, config, self.config)
-        if self.ranks.is_main:
-            for key, (there, here) in checkpoint.compare(config, self.config).items():
-                logger.warning("%s was trained with %s = %s; from here on it is %s", found, key, there, here)
-            if state.dataset_fingerprint != self._fingerprint:
-                logger.warning("%s was trained on another dataset than %s", found, self.config.data.root)
-        return state
+        for key, (there, here) in checkpoint.compare(config, self.config).items():
+            logger.warning("%s was trained with %s = %s; from here on it is %s", found, key, there, here)
+        if state.dataset_fingerprint != self._info.fingerprint:
+            logger.warning("%s was trained on another dataset than %s", found, self.config.data.root)
+        return replace(state, seed=self.config.trainer.seed, dataset_fingerprint=self._info.fingerprint)
 
     def _describe(self, first_step: int) -> None:
         trainer = self.config.trainer
@@ -225,7 +235,7 @@ class TrainingRun:
             logger.info("no validation: the dataset has no held-out songs, or the configuration asks for none")
 
 
-def _compare(info: DatasetInfo, config: RunConfig, root: Path) -> None:
+def _refuse_other_data(info: DatasetInfo, config: RunConfig, root: Path) -> None:
     """Raise ConfigError where the dataset does not fit the model."""
     for name in ("codebook_size", "latent_channels"):
         found, expected = getattr(info, name), getattr(config.model, name)

@@ -18,7 +18,7 @@ from pipeline.match_words import SAME_WORD_SIMILARITY, similarities, sound_key
 from pipeline.place_words import VoiceActivity, place_words
 from pipeline.song import Drop, DroppedLine, Line, Song, Word
 from pipeline.stage import Stage
-from pipeline.whisper import SAMPLE_RATE_HZ, TimedWord, Whisper, load_whisper
+from pipeline.whisper import TimedWord, Whisper, load_whisper
 
 # A line that was not heard may still be sung where the recogniser was deaf: it is tried where the voice sounds.
 MIN_UNHEARD_VOICE_SHARE = 0.5
@@ -32,7 +32,7 @@ MAX_REPAIRED_SHARE = 0.4
 class AlignLyrics(Stage):
     """Check the given lyrics line by line against the vocals and time every word.
 
-    Reads:  song.lyrics_text, song.speech, song.transcript, song.language
+    Reads:  song.lyrics_text, song.speech, song.voice, song.transcript, song.language
     Adds:   song.lines, song.words, song.dropped; metrics coverage (share of what was heard that the given lines
             explain), cer (character error rate of kept lines against what was heard), mean_score (of the words),
             given_found (share of the given words that were heard)
@@ -63,7 +63,7 @@ class AlignLyrics(Stage):
     def process(self, song: Song) -> Song | Drop:
         """Align and check one song; see the class."""
         assert song.transcript is not None
-        assert song.speech is not None
+        assert song.voice is not None
         parsed = parse_lyrics(song.lyrics_text)
         song.dropped = list(parsed.dropped)
         candidates = [_candidate(line, song.language) for line in parsed.lines]
@@ -81,7 +81,7 @@ class AlignLyrics(Stage):
             song.dropped += [DroppedLine(c.text, "not_sung") for c in candidates if not c.is_found]
             return Drop("low_coverage", f"the given lines explain {song.metrics['coverage']:.0%} of what was heard")
         estimate_times(lines, heard)
-        voice = VoiceActivity(song.speech)
+        voice = VoiceActivity(song.voice)
         lines = self._try_unheard(song, candidates, lines, voice)
         for line in lines:
             _repair(line, heard)
@@ -109,7 +109,7 @@ class AlignLyrics(Stage):
             before = next((c for c in candidates[k - 1 :: -1] if c in lines), None) if k else None
             after = next((c for c in candidates[k + 1 :] if c in lines), None)
             start_s = before.end_s if before else 0.0
-            end_s = after.start_s if after else len(song.speech) / SAMPLE_RATE_HZ
+            end_s = after.start_s if after else song.duration_s
             end_s = min([end_s, *(c.start_s for c in lines if c.start_s >= start_s and c is not before)])
             need_s = len(candidate.words) * TYPICAL_WORD_S / 2
             if end_s - start_s < need_s or voice.share(start_s, end_s) < MIN_UNHEARD_VOICE_SHARE:

@@ -20,6 +20,7 @@ AUDIO_SUFFIXES = frozenset(
 # A file whose decoded length is this far below what its header promises has been cut.
 MIN_DECODED_FRACTION = 0.97
 MAX_SAMPLE_RATE_HZ = 768_000
+SPEECH_SAMPLE_RATE_HZ = 16_000  # of recognisers
 _HASH_CHUNK_BYTES = 1 << 20
 
 Audio = NDArray[np.float32]  # [C, L], full scale = 1.0

@@ -53,7 +53,10 @@ class CleanSettings:
         """Return the stage that separates vocals."""
         return SeparateVocals(
             SeparateVocals.Config(
-                model_name=self.profile.separator, overlap=self.profile.separator_overlap, device=device
+                model_name=self.profile.separator,
+                overlap=self.profile.separator_overlap,
+                accompaniment_share=self.profile.accompaniment_share,
+                device=device,
             )
         )
 

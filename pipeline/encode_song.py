@@ -169,7 +169,8 @@ def frames_of(decoded: DecodedAudio) -> int:
 def semantic_audio(decoded: DecodedAudio, num_frames: int) -> NDArray[np.float32]:
     """Return 24 kHz mono [T * 960], as MuQ takes it."""
     mono = resample(to_mono(decoded.samples)[None], decoded.sample_rate, SEMANTIC_SAMPLE_RATE_HZ)
-    return fit(mono, num_frames * SEMANTIC_HOP_LENGTH)[0]
+    fitted: NDArray[np.float32] = fit(mono, num_frames * SEMANTIC_HOP_LENGTH)[0]
+    return fitted
 
 
 def fit(samples: Audio, num_samples: int) -> Audio:

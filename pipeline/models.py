@@ -18,7 +18,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("separator", "asr", "aligner", "muq", "codebook", "vae")
+STAGES = ("separator", "asr", "muq", "codebook", "vae")
 MINIATURE = "miniature"
 MINIATURE_FOLDER = Path(__file__).resolve().parent / "miniatures"
 
@@ -31,7 +31,6 @@ _HASH_CHUNK_BYTES = 1 << 20
 _HUB_FILES = {
     "separator": ["*.yaml", "*.safetensors"],
     "asr": ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"],
-    "aligner": ["*.json", "*.txt", "model.safetensors", "pytorch_model.bin"],
     "muq": ["config.json", "model.safetensors"],
     "codebook": ["config.json", "model.safetensors"],
     "vae": [
@@ -54,30 +53,6 @@ _WHISPER_REPOSITORIES = (
         "distil-large-v3": "Systran/faster-distil-whisper-large-v3",
     }
 )
-# CTC aligners by language, named `wav2vec2-<language>`: those of WhisperX where they are on the hub; for the five
-# languages where it takes a torchaudio bundle, a hub model of the same kind, because a bundle is a pickle.
-_XLSR_53 = {
-    "ar": "arabic",
-    "de": "german",
-    "el": "greek",
-    "es": "spanish",
-    "fa": "persian",
-    "fi": "finnish",
-    "fr": "french",
-    "hu": "hungarian",
-    "it": "italian",
-    "ja": "japanese",
-    "nl": "dutch",
-    "pl": "polish",
-    "pt": "portuguese",
-    "ru": "russian",
-    "zh": "chinese-zh-cn",
-}
-_ALIGNER_REPOSITORIES = {
-    "wav2vec2-en": "facebook/wav2vec2-base-960h",
-    "wav2vec2-ko": "kresnik/wav2vec2-large-xlsr-korean",
-    **{f"wav2vec2-{tag}": f"jonatasgrosman/wav2vec2-large-xlsr-53-{name}" for tag, name in _XLSR_53.items()},
-}
 
 
 class ModelNotFoundError(ValueError):
@@ -112,7 +87,7 @@ def resolve_model(name: str, stage: str) -> Path:
 
     Args:
         name: a local path, a hub id ("owner/repository", or "owner/repository/file"), "miniature", or a short name:
-            Demucs models for "separator", Whisper sizes for "asr", "wav2vec2-<language>" for "aligner".
+            Demucs models for "separator", Whisper sizes for "asr".
         stage: one of `STAGES`.
 
     Raises:
@@ -141,8 +116,6 @@ def _resolve_known_name(request: _Request) -> Path | None:
         return _resolve_miniature(request)
     if stage == "separator" and "/" not in name and name.startswith(("htdemucs", "hdemucs", "mdx")):
         return _resolve_hub(request, f"{_DEMUCS_OWNER}/{_demucs_repository(name)}")
-    if stage == "aligner" and name in _ALIGNER_REPOSITORIES:
-        return _resolve_hub(request, _ALIGNER_REPOSITORIES[name])
     return None
 
 
@@ -150,8 +123,7 @@ def _resolve_miniature(request: _Request) -> Path:
     folder = MINIATURE_FOLDER / request.stage
     request.searched.append(str(folder))
     if not (folder / "model.safetensors").is_file() or not (folder / "config.json").is_file():
-        shipped = request.stage != "aligner"
-        raise request.not_found("it ships with the project: restore the checkout" if shipped else "none is shipped")
+        raise request.not_found("it ships with the project: restore the checkout")
     return folder
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.locate_lines import Candidate
-from pipeline.whisper import MAX_WINDOW_S, SAMPLE_RATE_HZ, TimedWord
+from pipeline.whisper import MAX_WINDOW_S, TimedWord
 
 Align = Callable[[float, float, Sequence[str]], list[TimedWord]]  # window start, window end, words
 
@@ -24,7 +25,7 @@ class VoiceActivity:
 
     def __init__(self, samples: NDArray[np.float32]) -> None:
         """Measure the level of every frame."""
-        size = int(ACTIVITY_FRAME_S * SAMPLE_RATE_HZ)
+        size = int(ACTIVITY_FRAME_S * SPEECH_SAMPLE_RATE_HZ)
         num_frames = len(samples) // size
         power = np.mean(samples[: num_frames * size].reshape(num_frames, size).astype(np.float64) ** 2, axis=1)
         level_db = 10 * np.log10(power + 1e-12)

@@ -3,12 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pipeline.models import MINIATURE, STAGES, resolve_model
-
-ALIGN_WITH_ASR = "asr"  # aligner name: the attention of the Whisper model itself, no weights of its own
-ALIGN_BY_LANGUAGE = "wav2vec2"  # aligner name: the CTC model of each song's language
+from pipeline.models import MINIATURE, resolve_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,13 +14,12 @@ class Profile:
     name: str
     separator: str
     asr: str
-    aligner: str
     muq: str
     muq_layer: int  # entry of MuQ's hidden states: 0 is the input of the first layer
     codebook: str
     vae: str
     separator_overlap: float = 0.25  # of a segment; Demucs' own default
-    asr_compute_type: Literal["float32", "float16", "int8"] = "float32"
+    accompaniment_share: float = 0.0  # of the accompaniment that stays in what the recogniser hears
     muq_window_s: float = 30.0  # MuQ was trained on 30 s
     muq_margin_s: float = 1.0  # discarded at each inner edge of a window
     vae_chunk_s: float = 10.0  # audio that the VAE takes at once; memory only, the result does not depend on it
@@ -36,7 +31,6 @@ PROFILES = {
         name="full",
         separator="htdemucs",
         asr="large-v3",
-        aligner=ALIGN_BY_LANGUAGE,
         muq="OpenMuQ/MuQ-large-msd-iter",
         muq_layer=6,  # a middle layer, as LeVo takes; SongBloom's own is unpublished
         codebook="codebook",  # where jobs/fit_codebook.py puts it
@@ -45,8 +39,8 @@ PROFILES = {
     "miniature": Profile(
         name="miniature",
         separator=MINIATURE,
+        accompaniment_share=0.5,
         asr=MINIATURE,
-        aligner=ALIGN_WITH_ASR,
         muq=MINIATURE,
         muq_layer=3,
         codebook=MINIATURE,
@@ -55,34 +49,21 @@ PROFILES = {
 }
 
 
+class ProfileError(ValueError):
+    """A profile that does not exist."""
+
+
 def get_profile(name: str) -> Profile:
     """Return the profile called `name`."""
     if name not in PROFILES:
-        raise ValueError(f"profile {name!r}, expected one of {', '.join(PROFILES)}")
+        raise ProfileError(f"profile {name!r}, expected one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
 
-def check_models(profile: Profile, stages: Iterable[str], *, languages: Iterable[str] = ("en",)) -> dict[str, Path]:
+def check_models(profile: Profile, stages: Iterable[str]) -> dict[str, Path]:
     """Resolve the models of some stages before any work, and return where each lies.
-
-    Args:
-        profile: whose models.
-        stages: names out of `pipeline.models.STAGES`.
-        languages: ISO 639-1 codes that an aligner by language must be there for; its key is then "aligner-<code>".
 
     Raises:
         ModelNotFoundError: the first model that cannot be had.
     """
-    paths = {}
-    for stage in stages:
-        if stage not in STAGES:
-            raise ValueError(f"stage {stage!r}, expected one of {', '.join(STAGES)}")
-        name = getattr(profile, stage)
-        if stage == "aligner" and name == ALIGN_WITH_ASR:
-            continue
-        if stage == "aligner" and name == ALIGN_BY_LANGUAGE:
-            for language in languages:
-                paths[f"aligner-{language}"] = resolve_model(f"{ALIGN_BY_LANGUAGE}-{language}", stage)
-        else:
-            paths[stage] = resolve_model(name, stage)
-    return paths
+    return {stage: resolve_model(getattr(profile, stage), stage) for stage in stages}

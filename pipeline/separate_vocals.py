@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.audio import Audio, resample, rms_dbfs, to_stereo
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, Audio, resample, rms_dbfs, to_mono, to_stereo
 from pipeline.separator_weights import load_separator
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage, StageError
@@ -15,7 +15,11 @@ class SeparateVocals(Stage):
     """Split each mix into stems with Demucs and keep the vocal stem.
 
     Reads:  song.mix     float32 [C, L] at song.sample_rate
-    Adds:   song.vocals  float32 [2, L] at song.sample_rate; metrics.vocal_ratio (energy of vocals over mix, 0 to 1)
+    Adds:   song.vocals  float32 [2, L] at song.sample_rate
+            song.voice   float32 [L], the same at 16 kHz mono
+            song.speech  float32 [L], the voice with some accompaniment left in: a recogniser copes with music better
+                         than with what a weak separator does to a voice (figures in pipeline/README.md)
+            metrics.vocal_ratio (energy of vocals over mix, 0 to 1)
     Source: HT Demucs, arXiv:2211.08553; segments and overlap are those of its own `apply_model`.
     """
 
@@ -28,6 +32,7 @@ class SeparateVocals(Stage):
 
         model_name: str
         overlap: float = 0.25  # of a segment; Demucs' own default
+        accompaniment_share: float = 0.0  # of the accompaniment in song.speech, as amplitude
         device: str = "cpu"
 
     def __init__(self, config: Config) -> None:
@@ -47,6 +52,10 @@ class SeparateVocals(Stage):
         """Separate one song; see the class."""
         assert song.mix is not None
         song.vocals = self.separate(song.mix, song.sample_rate)
+        song.voice = to_mono(resample(song.vocals, song.sample_rate, SPEECH_SAMPLE_RATE_HZ))
+        share = self.config.accompaniment_share
+        blend = song.vocals + share * (to_stereo(song.mix) - song.vocals)
+        song.speech = to_mono(resample(blend, song.sample_rate, SPEECH_SAMPLE_RATE_HZ)) if share else song.voice
         mix_dbfs, vocals_dbfs = rms_dbfs(song.mix), rms_dbfs(song.vocals)
         song.metrics["vocal_ratio"] = float(min(10 ** ((vocals_dbfs - mix_dbfs) / 10), 1.0))
         return song

@@ -86,7 +86,8 @@ class Song:
     channels: int = 0
     duration_s: float = 0.0
     vocals: NDArray[np.float32] | None = None  # [C, L] at `sample_rate`
-    speech: NDArray[np.float32] | None = None  # [L], 16 kHz mono vocals, as recognisers take them
+    voice: NDArray[np.float32] | None = None  # [L], vocals at 16 kHz mono: where somebody sings
+    speech: NDArray[np.float32] | None = None  # [L], 16 kHz mono: what the recogniser hears, see SeparateVocals
     transcript: Transcript | None = None
     header_labels: list[str] = field(default_factory=list)  # of the given lyrics, in their order
     lines: list[Line] = field(default_factory=list)

@@ -3,18 +3,17 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.audio import resample, to_mono
 from pipeline.match_words import is_han
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage
-from pipeline.whisper import SAMPLE_RATE_HZ, LanguageError, Whisper, load_whisper
+from pipeline.whisper import LanguageError, Whisper, load_whisper
 
 
 class TranscribeVocals(Stage):
     """Transcribe the vocals and time every word.
 
-    Reads:  song.vocals, song.lyrics_text (its script speaks for the language), song.language (if given)
-    Adds:   song.speech (float32 [L], 16 kHz mono vocals), song.transcript, song.language
+    Reads:  song.speech, song.lyrics_text (its script speaks for the language), song.language (if given)
+    Adds:   song.transcript, song.language
     Drops:  "instrumental" if there is no singing, "language" if the recogniser does not know it
     Source: WhisperX, arXiv:2303.00747
     """
@@ -41,8 +40,7 @@ class TranscribeVocals(Stage):
 
     def process(self, song: Song) -> Song | Drop:
         """Transcribe one song; see the class."""
-        assert song.vocals is not None
-        song.speech = to_mono(resample(song.vocals, song.sample_rate, SAMPLE_RATE_HZ))
+        assert song.speech is not None
         if self.config.language != "auto":
             song.language = self.config.language
         elif not song.language:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.models import resolve_model
 from pipeline.song import Transcript, Word
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE_HZ = 16_000
 MAX_WINDOW_S = 30.0  # Whisper's receptive field
 TOKEN_STEP_S = 0.02  # one encoder position
 MAX_ALIGN_TOKENS = 440  # of the decoder's 448 positions, the start sequence taken off
@@ -74,7 +74,7 @@ class Whisper:
         if not self.is_multilingual:
             return "en"
         votes: dict[str, float] = {}
-        step = int(MAX_WINDOW_S * SAMPLE_RATE_HZ)
+        step = int(MAX_WINDOW_S * SPEECH_SAMPLE_RATE_HZ)
         starts = range(0, max(len(samples) - step // 4, 1), step)
         for start in starts:
             for token, probability in self._model.model.detect_language(self._encode(samples[start : start + step]))[0]:
@@ -122,7 +122,7 @@ class Whisper:
         """
         if not words:
             return []
-        window = samples[int(start_s * SAMPLE_RATE_HZ) : int(end_s * SAMPLE_RATE_HZ)]
+        window = samples[int(start_s * SPEECH_SAMPLE_RATE_HZ) : int(end_s * SPEECH_SAMPLE_RATE_HZ)]
         tokenizer = self._tokenizer(language)
         per_word = [tokenizer.encode(_with_space(word, language)) for word in words]
         if sum(map(len, per_word)) > MAX_ALIGN_TOKENS:
@@ -131,7 +131,7 @@ class Whisper:
             return self.align(samples, start_s, middle, words[:half], language) + self.align(
                 samples, middle, end_s, words[half:], language
             )
-        num_frames = min(int(len(window) / SAMPLE_RATE_HZ / 0.01), 3000)
+        num_frames = min(int(len(window) / SPEECH_SAMPLE_RATE_HZ / 0.01), 3000)
         result = self._model.model.align(
             self._encode(window), tokenizer.sot_sequence, [sum(per_word, [])], num_frames, median_filter_width=7
         )[0]

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.slow
 
 def totals(done: subprocess.CompletedProcess[str]) -> dict:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    result: dict = json.loads(done.stdout.strip().splitlines()[-1])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]  # the launcher writes after a command
+    result: dict = json.loads(lines[-1])
     return result
 
 

@@ -56,7 +56,9 @@ def make_batch(tiny_config: ModelConfig) -> Callable[..., SongBatch]:
     """Build random songs of given numbers of frames, lyric symbols and prompt frames."""
 
     def build(
-        num_frames: Sequence[int] = (12, 4, 8), num_lyrics: Sequence[int] = (5, 9, 0), num_prompt: Sequence[int] = (6, 0, 3)
+        num_frames: Sequence[int] = (12, 4, 8),
+        num_lyrics: Sequence[int] = (5, 9, 0),
+        num_prompt: Sequence[int] = (6, 0, 3),
     ) -> SongBatch:
         generator = torch.Generator().manual_seed(1)
         shape = len(num_frames), max(num_frames)

@@ -69,5 +69,5 @@ def test_the_alignment_is_the_best_one(rows, cols, seed):
             0.3 + 0.02 * (skipped_cols - 1) if skipped_cols else 0
         )
     total = sum(2 * matrix[i, j] - 1 for i, j in pairs) - gaps
-    # Pairs below the threshold count in the best path and are not returned: they are worth at most as much as their gaps.
+    # Pairs below the threshold count in the best path and are not returned: they are worth no more than their gaps.
     assert total == pytest.approx(best_total(matrix), abs=0.45 * min(rows, cols))

@@ -11,7 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from pipeline import models
 from pipeline.models import ModelFileError, ModelNotFoundError, fingerprint_model, read_config, resolve_model
-from pipeline.profiles import ALIGN_BY_LANGUAGE, ALIGN_WITH_ASR, PROFILES, Profile, check_models, get_profile
+from pipeline.profiles import PROFILES, Profile, check_models, get_profile
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,6 @@ def test_local_folder_without_weights_is_no_model(tmp_path: Path) -> None:
         ("htdemucs", "separator", "adefossez/HTDemucs"),
         ("large-v3", "asr", "Systran/faster-whisper-large-v3"),
         ("codebook", "codebook", "local path codebook"),
-        ("wav2vec2-de", "aligner", "jonatasgrosman/wav2vec2-large-xlsr-53-german"),
         ("no-such-size", "asr", "local path no-such-size"),
         ("a/b/c/d.ckpt", "vae", "hub cache"),
         ("bad//name", "muq", "local path"),
@@ -190,15 +189,6 @@ def test_whisper_sizes_are_those_of_faster_whisper() -> None:
     assert {size: _MODELS[size] for size in ours} == ours
 
 
-def test_aligner_languages_are_those_of_whisperx_where_it_uses_the_hub() -> None:
-    from whisperx.alignment import DEFAULT_ALIGN_MODELS_HF, DEFAULT_ALIGN_MODELS_TORCH
-
-    ours = {name.removeprefix("wav2vec2-"): repository for name, repository in models._ALIGNER_REPOSITORIES.items()}
-    for language, repository in ours.items():
-        assert language in DEFAULT_ALIGN_MODELS_TORCH or DEFAULT_ALIGN_MODELS_HF[language] == repository
-    assert set(DEFAULT_ALIGN_MODELS_TORCH) <= set(ours)
-
-
 # ---- what ships with the project or installs as a package
 
 
@@ -210,8 +200,6 @@ def test_miniature_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         resolve_model("miniature", "vae")
     (tmp_path / "vae" / "model.safetensors").write_text("x")
     assert resolve_model("miniature", "vae") == tmp_path / "vae"
-    with pytest.raises(ModelNotFoundError, match="none is shipped"):
-        resolve_model("miniature", "aligner")
 
 
 def test_names_of_the_project_win_over_folders_of_the_same_name(
@@ -340,27 +328,16 @@ def test_profiles_are_found_by_their_names() -> None:
 
 
 def make_profile(**names: str) -> Profile:
-    defaults = {stage: "/nowhere" for stage in ("separator", "asr", "aligner", "muq", "codebook", "vae")}
+    defaults = {stage: "/nowhere" for stage in ("separator", "asr", "muq", "codebook", "vae")}
     return Profile(name="test", muq_layer=1, **(defaults | names))  # type: ignore[arg-type]
 
 
 def test_check_models_asks_for_the_stages_only(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text("x")
-    profile = make_profile(vae=str(tmp_path), aligner=ALIGN_WITH_ASR)
-    assert check_models(profile, ["vae", "aligner"]) == {"vae": tmp_path}
+    profile = make_profile(vae=str(tmp_path))
+    assert check_models(profile, ["vae"]) == {"vae": tmp_path}
     with pytest.raises(ModelNotFoundError, match="stage 'muq'"):
         check_models(profile, ["vae", "muq"])
-    with pytest.raises(ValueError, match="stage 'lyrics'"):
-        check_models(profile, ["lyrics"])
-
-
-def test_check_models_asks_for_an_aligner_of_every_language(offline: Path) -> None:
-    snapshot = put_in_hub_cache(offline, "facebook/wav2vec2-base-960h", "model.safetensors")
-    profile = make_profile(aligner=ALIGN_BY_LANGUAGE)
-    paths = check_models(profile, ["aligner"])
-    assert paths["aligner-en"].samefile(snapshot)
-    with pytest.raises(ModelNotFoundError, match="wav2vec2-zh"):
-        check_models(profile, ["aligner"], languages=["en", "zh"])
 
 
 def test_shipped_miniatures_resolve() -> None:

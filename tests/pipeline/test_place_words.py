@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
 
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.locate_lines import Candidate
 from pipeline.place_words import VoiceActivity, place_words
-from pipeline.whisper import MAX_WINDOW_S, SAMPLE_RATE_HZ, TimedWord
+from pipeline.whisper import MAX_WINDOW_S, TimedWord
 
 
 def voice_at(*spans: tuple[float, float], seconds: float = 10.0) -> np.ndarray:
-    samples = np.full(int(seconds * SAMPLE_RATE_HZ), 1e-5, dtype=np.float32)
+    samples = np.full(int(seconds * SPEECH_SAMPLE_RATE_HZ), 1e-5, dtype=np.float32)
     for start_s, end_s in spans:
-        samples[int(start_s * SAMPLE_RATE_HZ) : int(end_s * SAMPLE_RATE_HZ)] = 0.3
+        samples[int(start_s * SPEECH_SAMPLE_RATE_HZ) : int(end_s * SPEECH_SAMPLE_RATE_HZ)] = 0.3
     return samples
 
 

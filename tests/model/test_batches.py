@@ -1,0 +1,241 @@
+"""Batches: what a step learns from depends on dataset, seed and step alone, and crops end where music does."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.batches import Batches, MicroBatch, Prefetcher, derive_seed, share_slots
+from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_prompt
+from model.settings import RunConfig
+from model.song_batch import BatchError
+from shards.index import read_index
+from shards.reader import Sample, ShardReader
+from shards.vocabulary import TAG_IDS
+
+from .tiny_dataset import LINE_IDS, SECTION_FRAMES, build_song, tiny_config, write_tiny_dataset
+
+NUM_SONGS = 7
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    train = [build_song(number, 4 + number % 3) for number in range(NUM_SONGS)]
+    val = [build_song(number, 5, split="val") for number in range(3)]
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), train, val)
+
+
+def open_batches(root: Path, split: str = "train", **changes: object) -> Batches:
+    config: RunConfig = tiny_config(root, root / "run", **changes)
+    return Batches(read_index(root), ShardReader(root), config, split)
+
+
+def open_songs(root: Path, songs: list[Sample], **changes: object) -> Batches:
+    return open_batches(write_tiny_dataset(root, songs), **changes)
+
+
+def songs_of(micro_batches: tuple[MicroBatch, ...]) -> Iterator[tuple[int, str, int, bytes, bytes, bytes]]:
+    """Yield everything about each song of a rank, without the padding that its neighbours decide."""
+    for micro in micro_batches:
+        if micro.is_repeat:
+            continue
+        batch = micro.batch
+        for row, (slot, key, seed) in enumerate(zip(micro.slots, batch.keys, micro.seeds, strict=True)):
+            frames, lyrics = int(batch.num_frames_B[row]), int(batch.num_lyrics_B[row])
+            prompt = batch.prompts_BNC[row, : int(batch.num_prompt_frames_B[row])]
+            yield (
+                slot,
+                key,
+                seed,
+                batch.latents_BTC[row, :frames].numpy().tobytes(),
+                batch.lyric_ids_BL[row, :lyrics].numpy().tobytes(),
+                prompt.numpy().tobytes(),
+            )
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 1), (1, 5), (2, 2), (3, 1), (7, 2)])
+def test_a_step_is_the_same_for_any_ranks_and_micro_batches(dataset: Path, world_size: int, micro_batch_size: int):
+    expected = sorted(songs_of(open_batches(dataset).train_batch(3, 0, 1).micro_batches))
+    assert [song[0] for song in expected] == list(range(5))
+    batches = open_batches(dataset, trainer__micro_batch_size=micro_batch_size)
+    ranks = [batches.train_batch(3, rank, world_size).micro_batches for rank in range(world_size)]
+    assert sorted(song for rank in ranks for song in songs_of(rank)) == expected
+    assert len({len(rank) for rank in ranks}) == 1, "ranks must run the same number of micro-batches"
+
+
+def test_a_step_does_not_depend_on_what_was_read_before(dataset: Path):
+    used = open_batches(dataset)
+    for step in (0, 9, 2):
+        used.train_batch(step, 0, 1)
+    fresh = open_batches(dataset)
+    assert list(songs_of(used.train_batch(4, 0, 1).micro_batches)) == list(
+        songs_of(fresh.train_batch(4, 0, 1).micro_batches)
+    )
+
+
+def test_steps_and_seeds_differ(dataset: Path):
+    batches = open_batches(dataset)
+    first, second = (list(songs_of(batches.train_batch(step, 0, 1).micro_batches)) for step in (0, 1))
+    other_seed = list(songs_of(open_batches(dataset, trainer__seed=2).train_batch(0, 0, 1).micro_batches))
+    assert len({song[2] for song in (*first, *second, *other_seed)}) == 15, "every song of every step has its own seed"
+    assert len({derive_seed(1, step, slot) for step in range(50) for slot in range(50)}) == 2500
+
+
+def test_an_epoch_passes_through_every_song_once_in_a_new_order(dataset: Path):
+    batches = open_batches(dataset, trainer__batch_size=NUM_SONGS)
+    epochs = [
+        [song[1] for song in sorted(songs_of(batches.train_batch(step, 0, 1).micro_batches))] for step in range(4)
+    ]
+    assert all(len(set(epoch)) == NUM_SONGS for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_validation_songs_are_the_same_for_every_run(dataset: Path):
+    runs = [open_batches(dataset, "val", trainer__seed=seed).validation_batch(0, 1) for seed in (1, 2)]
+    one, two = (sorted(songs_of(run.micro_batches)) for run in runs)
+    assert one == two
+    assert len(one) == 2, "data.val_songs"
+
+
+def test_the_posterior_mean_is_used_where_nothing_is_sampled(dataset: Path):
+    batches = open_batches(dataset, data__sample_latents=False)
+    reader, index = ShardReader(dataset), read_index(dataset)
+    micro = batches.train_batch(0, 0, 1).micro_batches[0]
+    number = index.find(micro.batch.keys[0])
+    assert number is not None
+    stored = reader.read(index.row(number)).latents.astype(np.float32)
+    crop = micro.batch.latents_BTC[0, : int(micro.batch.num_frames_B[0])].numpy()
+    starts = [s for s in range(0, len(stored), SECTION_FRAMES) if np.array_equal(stored[s : s + len(crop)], crop)]
+    assert len(starts) == 1, "a crop starts at a section and holds the stored means"
+
+
+@pytest.mark.parametrize("num_slots", [1, 4, 5, 9])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_slots_are_shared_without_loss(num_slots: int, world_size: int, micro_batch_size: int):
+    ranks = [share_slots(num_slots, micro_batch_size, rank, world_size) for rank in range(world_size)]
+    counted = [slot for rank in ranks for slots, is_repeat in rank if not is_repeat for slot in slots]
+    assert sorted(counted) == list(range(num_slots))
+    assert len({len(rank) for rank in ranks}) == 1
+    assert all(0 < len(slots) <= micro_batch_size for rank in ranks for slots, _ in rank)
+
+
+RULES = CropRules(min_frames=50, max_frames=125, block_frames=16, max_lyric_tokens=60, seconds_per_tag=1.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crops_begin_and_end_at_sections(seed: int):
+    song = build_song(1, 6)
+    crop = choose_crop(song.metadata, RULES, np.random.default_rng(seed))
+    assert crop.start_frame % SECTION_FRAMES == 0
+    assert 0 <= -crop.end_frame % SECTION_FRAMES < RULES.block_frames, "floored to whole blocks"
+    assert crop.num_frames % RULES.block_frames == 0
+    assert 48 <= crop.num_frames <= 125
+    num_verses = round((crop.end_frame - max(crop.start_frame, SECTION_FRAMES)) / SECTION_FRAMES)
+    assert crop.lyric_ids.count(TAG_IDS["verse"]) == num_verses
+    assert crop.lyric_ids.count(LINE_IDS[0]) == num_verses
+
+
+def test_long_sections_are_cut_between_lines():
+    song = build_song(1, 6)
+    metadata = {**song.metadata, "sections": [{**song.metadata["sections"][1], "start_frame": 0, "end_frame": 360}]}
+    metadata["lines"] = [{**line, "section_index": 0} for line in song.metadata["lines"]]
+    spans = [choose_crop(metadata, RULES, np.random.default_rng(seed)) for seed in range(30)]
+    assert len({span.start_frame for span in spans}) > 2
+    for span in spans:
+        for line in metadata["lines"]:
+            assert not line["start_frame"] < span.start_frame < line["end_frame"]
+            floor = RULES.block_frames
+            assert not line["start_frame"] + floor <= span.end_frame <= line["end_frame"] - floor
+
+
+def test_without_a_cut_at_lines_any_block_outside_of_lines_will_do():
+    song = build_song(1, 6)
+    metadata = {**song.metadata, "sections": [{**song.metadata["sections"][0], "end_frame": 360}]}
+    metadata["lines"] = [{**song.metadata["lines"][0], "section_index": 0, "start_frame": 170, "end_frame": 190}]
+    spans = [choose_crop(metadata, RULES, np.random.default_rng(seed)) for seed in range(60)]
+    starts = {span.start_frame for span in spans}
+    assert len(starts) > 10
+    assert 176 not in starts, "inside the line"
+    assert starts <= {*range(0, 360, 16), 170, 190}
+
+
+def test_lyrics_over_budget_give_a_shorter_crop():
+    song = build_song(1, 6)
+    one_verse = CropRules(min_frames=50, max_frames=200, block_frames=16, max_lyric_tokens=6, seconds_per_tag=1.0)
+    for seed in range(10):
+        crop = choose_crop(song.metadata, one_verse, np.random.default_rng(seed))
+        assert len(crop.lyric_ids) <= 6
+        assert crop.num_frames <= 2 * SECTION_FRAMES
+
+
+def test_lyrics_that_fit_in_no_crop_are_a_reason_to_skip():
+    rules = CropRules(min_frames=100, max_frames=200, block_frames=16, max_lyric_tokens=1, seconds_per_tag=1.0)
+    with pytest.raises(UnusableSongError, match="max_lyric_tokens in every span"):
+        choose_crop(build_song(1).metadata, rules, np.random.default_rng(0))
+
+
+def test_songs_without_line_times_are_used_whole_or_not_at_all():
+    metadata = build_song(1, 2, lyrics_source="raw").metadata
+    crop = choose_crop(metadata, RULES, np.random.default_rng(0))
+    assert (crop.start_frame, crop.end_frame) == (0, 112)
+    with pytest.raises(UnusableSongError, match="no line times"):
+        choose_crop(build_song(1, 6, lyrics_source="raw").metadata, RULES, np.random.default_rng(0))
+
+
+def test_the_prompt_comes_from_outside_the_crop_where_possible():
+    crop = Crop(start_frame=64, end_frame=192, lyric_ids=[])
+    generator = np.random.default_rng(0)
+
+    def draw(starts: list[int]) -> set[int | None]:
+        return {choose_prompt({"prompt_start_frames": starts}, crop, 60, generator) for _ in range(40)}
+
+    assert draw([0, 4, 5, 64, 191, 192, 300]) == {0, 1, 5, 6}
+    assert draw([5, 191]) == {0, 1}
+    assert draw([]) == {None}
+
+
+def test_skipped_songs_are_counted_and_replaced(tmp_path: Path):
+    songs = [build_song(0, 4), build_song(1, 4), build_song(2, 6, lyrics_source="raw")]
+    batch = open_songs(tmp_path, songs, trainer__batch_size=3).train_batch(0, 0, 1)
+    keys = [song[1] for song in songs_of(batch.micro_batches)]
+    assert len(keys) == 3
+    assert not any(key.startswith("train-2-") for key in keys)
+    assert batch.num_skipped == Counter({"no line times and longer than data.max_crop_s": batch.num_skipped.total()})
+    assert batch.num_skipped.total() >= 1
+
+
+def test_a_dataset_of_unusable_songs_is_refused_with_the_reason(tmp_path: Path):
+    batches = open_songs(tmp_path, [build_song(0, 6, lyrics_source="raw")])
+    with pytest.raises(BatchError, match="100 times no line times"):
+        batches.train_batch(0, 0, 1)
+
+
+def test_a_dataset_of_short_songs_is_refused(tmp_path: Path):
+    with pytest.raises(BatchError, match=r"1 songs, the longest of 2\.4 s, .* data\.min_crop_s = 3"):
+        open_songs(tmp_path, [build_song(0, 1)], data__min_crop_s=3.0)
+
+
+def test_a_split_without_songs_is_refused(tmp_path: Path):
+    root = write_tiny_dataset(tmp_path, [build_song(0)])
+    with pytest.raises(BatchError, match="split val: the index lists no songs"):
+        open_batches(root, "val")
+
+
+def test_the_prefetcher_keeps_the_order_and_passes_errors_on(dataset: Path):
+    batches = open_batches(dataset)
+
+    def load(step: int):
+        if step == 3:
+            raise BatchError("step 3 cannot be read")
+        return batches.train_batch(step, 0, 1)
+
+    prefetcher = Prefetcher(load, range(1, 4), num_ahead=2)
+    for step in (1, 2):
+        expected = list(songs_of(batches.train_batch(step, 0, 1).micro_batches))
+        assert list(songs_of(prefetcher.next().micro_batches)) == expected
+    with pytest.raises(BatchError, match="step 3"):
+        prefetcher.next()
+    prefetcher.close()

@@ -1,0 +1,160 @@
+"""Configurations: what is shipped loads, what is wrong is refused by file and key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from model.config import ConfigError
+from model.settings import CONFIG_FOLDER, ScheduleConfig, config_from_dict, deepspeed_settings, load_config
+
+SHIPPED = sorted(path.name for path in CONFIG_FOLDER.glob("*.yaml"))
+
+
+@pytest.fixture
+def tree() -> dict:
+    return load_config("full.yaml").to_dict()
+
+
+def refusal(tree: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(tree, "full.yaml")
+    return str(caught.value)
+
+
+def test_the_shipped_configurations_are_the_published_models():
+    configs = {name: load_config(name) for name in SHIPPED}
+    assert set(configs) == {"full.yaml", "long.yaml", "miniature.yaml", "paper.yaml", "tiny.yaml"}
+    layers = {name: (config.model.lm_layers, config.model.dit_layers) for name, config in configs.items()}
+    assert layers["full.yaml"] == layers["long.yaml"] == (36, 12)
+    assert layers["paper.yaml"] == (24, 12)
+    assert layers["tiny.yaml"] == (24, 8)
+    full, long = configs["full.yaml"], configs["long.yaml"]
+    assert (full.model.dim, full.data.max_crop_s, full.trainer.batch_size, full.trainer.precision) == (
+        1536,
+        150,
+        128,
+        "bf16",
+    )
+    assert (full.optimizer.lr, full.schedule.warmup_steps, full.schedule.num_steps) == (1e-4, 2000, 150_000)
+    assert (long.model.lm_rope_base, long.model.dit_rope_base, long.data.seconds_per_tag) == (40_000, 20_000, 5)
+    assert (long.model.conditions.max_lyric_tokens, long.data.max_crop_s) == (1000, 240)
+    assert configs["tiny.yaml"].data.max_crop_s == 60
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_plain_values_and_back_is_the_same_configuration(name: str):
+    config = load_config(name)
+    assert config_from_dict(config.to_dict(), name) == config
+
+
+def test_a_path_comes_before_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: dict):
+    tree["optimizer"]["lr"] = 0.5
+    (tmp_path / "full.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(tmp_path)
+    assert load_config("full.yaml").optimizer.lr == 0.5
+
+
+def test_an_unknown_key_is_named_with_the_nearest(tree: dict):
+    tree["optimizer"]["knd"] = tree["optimizer"].pop("kind")
+    assert refusal(tree) == "full.yaml.optimizer: unknown key 'knd'; did you mean 'kind'?"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("1e-4", "1.0e-4"), ("1e4", "1.0e+4"), ("2.5e-4", "2.5e-4"), ("-.0", None), ("fast", None)]
+)
+def test_a_number_that_yaml_reads_as_text_is_explained(tree: dict, written: str, meant: str | None):
+    tree["optimizer"]["lr"] = written
+    hint = f"; in YAML write {meant}" if meant else ""
+    assert refusal(tree) == f"full.yaml.optimizer.lr: '{written}' is str, expected float{hint}"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("trainer", "zero_stage", 4, "full.yaml.trainer.zero_stage: 4, expected one of 0, 1, 2, 3"),
+        ("trainer", "zero_stage", True, "full.yaml.trainer.zero_stage: True, expected one of 0, 1, 2, 3"),
+        ("trainer", "batch_size", 1.0, "full.yaml.trainer.batch_size: 1.0 is float, expected int"),
+        ("trainer", "batch_size", 0, "full.yaml: trainer.batch_size is 0, expected more than 0"),
+        ("trainer", "precision", "fp16", "full.yaml.trainer.precision: 'fp16', expected one of 'fp32', 'bf16'"),
+        ("optimizer", "betas", [0.9], "full.yaml.optimizer.betas: 1 values, expected 2"),
+        ("optimizer", "betas", [0.9, "x"], "full.yaml.optimizer.betas[1]: 'x' is str, expected float"),
+        ("optimizer", "lr", float("nan"), "full.yaml.optimizer.lr: nan, expected a finite number"),
+        ("optimizer", "lr", 10**400, "is int, expected float"),
+        ("data", "min_crop_s", 0.5, "full.yaml: data.min_crop_s is 0.5, expected at least a block of 0.64 s"),
+        ("schedule", "warmup_steps", 10**6, "full.yaml: schedule.warmup_steps is 1000000, expected 0 to num_steps"),
+        ("model", "dropout", {"conditions": 2.0}, "model.dropout.conditions is 2.0"),
+        ("model", "dropout", 3, "full.yaml.model.dropout: 3, expected a section with keys"),
+    ],
+)
+def test_a_wrong_value_is_named_by_file_and_key(tree: dict, section: str, key: str, value: object, message: str):
+    tree[section][key] = value
+    assert message in refusal(tree)
+
+
+def test_a_missing_key_is_named(tree: dict):
+    del tree["schedule"]["kind"]
+    assert refusal(tree) == "full.yaml.schedule: key 'kind' is missing"
+
+
+def test_bf16_without_master_weights_is_refused(tree: dict):
+    tree["trainer"]["zero_stage"] = 0
+    assert "trainer.zero_stage is 0" in refusal(tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {dim: 1, dim: 2}", "key 'dim' stands here twice"),
+        ("model: [", "not YAML"),
+        ("", "expected a section with keys"),
+        ("model: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("model: 2020-13-45", "not YAML"),
+        ("a: &a [*a]", "unknown key 'a'"),
+        ("[" * 5000, "not YAML"),
+    ],
+)
+def test_hostile_yaml_ends_in_one_line(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="bad.yaml") as caught:
+        load_config(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_lists_what_is_shipped():
+    with pytest.raises(ConfigError, match=r"config fll\.yaml: no such file.*full\.yaml"):
+        load_config("fll.yaml")
+
+
+def test_overrides_reach_every_section():
+    config = load_config("full.yaml", ["optimizer.lr=1e-3", "model.dropout.mode=independent", "trainer.seed=7"])
+    assert (config.optimizer.lr, config.model.dropout.mode, config.trainer.seed) == (1e-3, "independent", 7)
+
+
+@pytest.mark.parametrize(
+    "setting", ["lr=1", "optimizer.lr", "optimizer.lr.x=1", "optimizer.rate=1", "optimizer.lr=[", "=1"]
+)
+def test_a_wrong_override_is_refused(setting: str):
+    with pytest.raises(ConfigError, match="optimizer|--set"):
+        load_config("full.yaml", [setting])
+
+
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 64), (16, 4), (3, 22), (128, 1), (200, 1)])
+def test_deepspeed_gets_enough_micro_batches_for_every_song(world_size: int, micro_batches: int):
+    settings = deepspeed_settings(load_config("full.yaml"), world_size)
+    assert settings["gradient_accumulation_steps"] == micro_batches
+    assert settings["train_micro_batch_size_per_gpu"] == 2
+    assert settings["bf16"] == {"enabled": True}
+    assert settings["zero_optimization"]["stage"] == 1
+    assert settings["optimizer"]["params"]["torch_adam"] is True
+
+
+def test_the_schedule_warms_up_and_falls_to_its_floor():
+    schedule = ScheduleConfig(kind="cosine", num_steps=110, warmup_steps=10, final_ratio=0.1)
+    assert [schedule.factor(step) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
+    assert schedule.factor(60) == pytest.approx(0.55)
+    assert schedule.factor(110) == schedule.factor(999) == pytest.approx(0.1)
+    constant = ScheduleConfig(kind="constant", num_steps=110, warmup_steps=0, final_ratio=0.1)
+    assert constant.factor(0) == constant.factor(109) == 1.0

@@ -1,0 +1,358 @@
+"""The trainer: exact on any ranks, resumable to the bit, and clear about what is wrong. Real processes over gloo."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from model.batches import Batches
+from model.checkpoint import CheckpointError, load_model
+from model.noise import draw
+from model.ranks import Ranks
+from model.settings import RunConfig
+from model.song_model import SongModel
+from model.train import main
+from model.trainer import NonFiniteLossError, Trainer, join_ranks, leave_ranks
+from model.training_run import PeerError, TrainingRun
+from shards.index import read_index
+from shards.reader import ShardReader
+from shards.schema import ShardError
+
+from .tiny_dataset import build_song, tiny_config, write_tiny_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+BETA_1 = 0.9  # after one step AdamW's first moment is a tenth of the clipped gradient
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    train = [build_song(number, 4 + number % 3) for number in range(7)]
+    val = [build_song(number, 5, split="val") for number in range(3)]
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), train, val)
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with pytest.MonkeyPatch.context() as environment:  # what joining sets must not reach the commands of other tests
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR"):
+            environment.setenv(name, "")
+            environment.delenv(name)
+        yield join_ranks()
+        leave_ranks()
+
+
+def make_trainer(dataset: Path, ranks: Ranks, **changes: Any) -> tuple[Trainer, Batches]:
+    config = tiny_config(dataset, dataset / "unused", **changes)
+    torch.manual_seed(0)
+    trainer = Trainer(SongModel(config.model), config, ranks)
+    return trainer, Batches(read_index(dataset), ShardReader(dataset), config, "train")
+
+
+def gradient(moments: dict[str, torch.Tensor], prefix: str = "") -> torch.Tensor:
+    """Return the clipped gradient as one vector."""
+    return torch.cat([moments[name].flatten() for name in sorted(moments) if name.startswith(prefix)]) / (1 - BETA_1)
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    error = float((found.double() - expected.double()).norm() / expected.double().norm())
+    assert error < tolerance, f"relative error {error:.1e}"
+
+
+@pytest.fixture(scope="module")
+def plain_step(dataset: Path) -> tuple[float, torch.Tensor]:
+    """Loss and gradient of step 0 as PyTorch gives them, song by song, without a trainer."""
+    config = tiny_config(dataset, dataset / "unused", trainer__micro_batch_size=1)
+    torch.manual_seed(0)
+    model = SongModel(config.model)
+    micro_batches = (
+        Batches(read_index(dataset), ShardReader(dataset), config, "train").train_batch(0, 0, 1).micro_batches
+    )
+    num_frames = sum(int(micro.batch.num_frames_B.sum()) for micro in micro_batches)
+    loss = 0.0
+    for micro in micro_batches:
+        draws = draw(micro.seeds, (micro.batch.num_frames_B // 16).tolist(), config.model)
+        output = model(micro.batch, draws)
+        part = output.ce_sum / (num_frames + 5) + 0.1 * output.flow_sum / (num_frames // 16)
+        part.backward()
+        loss += float(part)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    return loss, gradient({name: parameter.grad * (1 - BETA_1) for name, parameter in model.named_parameters()})
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 5])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_step_is_that_of_plain_pytorch(dataset, ranks, plain_step, stage: int, micro_batch_size: int):
+    trainer, batches = make_trainer(
+        dataset, ranks, trainer__zero_stage=stage, trainer__micro_batch_size=micro_batch_size
+    )
+    result = trainer.train_step(batches.train_batch(0, 0, 1), 0)
+    assert result.losses.loss == pytest.approx(plain_step[0], rel=1e-6)
+    assert (result.losses.num_songs, result.lr) == (5, 1.5e-3)
+    assert_close(gradient(dict(trainer.gather_state())["optimizer_exp_avg"]), plain_step[1], 1e-6)
+
+
+def test_only_matrices_decay(dataset: Path, ranks: Ranks):
+    trainer, batches = make_trainer(
+        dataset, ranks, optimizer__weight_decay=100.0, optimizer__lr=1e-3, schedule__warmup_steps=0
+    )
+    before = {name: parameter.norm().item() for name, parameter in trainer.model.named_parameters()}
+    trainer.train_step(batches.train_batch(0, 0, 1), 0)
+    shrunk = {name for name, parameter in trainer.model.named_parameters() if parameter.norm() < 0.95 * before[name]}
+    assert {"lm.layers.0.ffn.down.weight", "semantic_head.classify.weight", "dit.project_in.weight"} <= shrunk
+    assert not {name for name in shrunk if "norm" in name or "bias" in name or "table" in name or "frequencies" in name}
+
+
+def test_loss_falls_when_one_song_is_learned_by_heart(tmp_path: Path, ranks: Ranks):
+    root = write_tiny_dataset(tmp_path, [build_song(1, 2)])
+    trainer, batches = make_trainer(
+        root, ranks, trainer__batch_size=2, schedule__kind="constant", optimizer__lr=1e-2, schedule__num_steps=60,
+        optimizer__weight_decay=0.0,
+    )  # fmt: skip
+    losses = [trainer.train_step(batches.train_batch(step, 0, 1), step).losses for step in range(60)]
+    assert losses[0].ce > 3.0, "ln 33 = 3.5 at the start"
+    assert losses[-1].ce < 0.4
+    assert losses[-1].accuracy > 0.9
+    assert losses[0].accuracy < 0.3
+
+
+def test_validation_changes_nothing_and_hides_no_condition(dataset: Path, ranks: Ranks):
+    trainer, batches = make_trainer(dataset, ranks)
+    val = Batches(read_index(dataset), ShardReader(dataset), tiny_config(dataset, dataset), "val").validation_batch(
+        0, 1
+    )
+    before = trainer.evaluate(val)
+    assert trainer.evaluate(val) == before
+    one, _ = make_trainer(dataset, ranks)
+    batch = batches.train_batch(0, 0, 1)
+    assert trainer.train_step(batch, 0) == one.train_step(batch, 0)
+    assert trainer.evaluate(val) != before
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_loss_that_is_not_finite_names_the_song_and_updates_nothing(dataset: Path, ranks: Ranks, stage: int):
+    trainer, batches = make_trainer(dataset, ranks, trainer__zero_stage=stage)
+    batch = batches.train_batch(0, 0, 1)
+    bad = batch.micro_batches[1]
+    bad.batch.latents_BTC[0, 3, 1] = 1e30  # finite, so the data is accepted; its square is not
+    before = {name: tensor.clone() for name, tensor in dict(trainer.gather_state())["model"].items()}
+    with pytest.raises(NonFiniteLossError) as caught:
+        trainer.train_step(batch, 7)
+    assert str(caught.value) == f"step 7: the loss is not finite; no update was made; songs: {bad.batch.keys[0]}"
+    after = dict(trainer.gather_state())["model"]
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def run_to(config: RunConfig, ranks: Ranks, step: int) -> TrainingRun:
+    run = TrainingRun(config, lambda: ranks, max_steps=step)
+    run.run()
+    return run
+
+
+def read_metrics(folder: Path, *keys: str) -> list[tuple[float, ...]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [tuple(line[key] for key in ("global_step", *keys)) for line in lines if all(key in line for key in keys)]
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(dataset: Path, ranks: Ranks, tmp_path: Path, stage: int):
+    changes = {"trainer__zero_stage": stage, "trainer__val_every": 3}
+    whole, stopped = (tiny_config(dataset, tmp_path / name, **changes) for name in ("whole", "stopped"))
+    run_to(whole, ranks, 8)
+    run_to(stopped, ranks, 2)
+    run_to(stopped, ranks, 5)
+    (tmp_path / "stopped" / "step_000005" / "complete.json").unlink()  # as if killed while writing it
+    run_to(stopped, ranks, 8)
+    runs = (tmp_path / "stopped", tmp_path / "whole")
+    losses = [read_metrics(run, "loss", "ce", "flow", "grad_norm", "lr") for run in runs]
+    assert losses[0] == losses[1]
+    found, expected = (read_metrics(run, "val_loss") for run in runs)
+    assert set(expected) <= set(found), "only validation passes at a stop are extra"
+    for name in ("model", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
+        files = [load_file(tmp_path / run / "step_000008" / f"{name}.safetensors") for run in ("whole", "stopped")]
+        assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+
+
+def test_a_finished_run_says_so_again(dataset: Path, ranks: Ranks, tmp_path: Path):
+    config = tiny_config(dataset, tmp_path / "run", trainer__val_every=8)
+    first = TrainingRun(config, lambda: ranks).run()
+    again = TrainingRun(config, lambda: ranks).run()
+    assert replace(again, seconds=first.seconds) == first
+    assert first.steps == 8
+    assert first.last_loss < first.first_loss
+    assert first.last_val_loss < first.first_val_loss
+    model, _ = load_model(Path(first.checkpoint))
+    assert model.latent_std_C.tolist() == [2.0] * 4, "of dataset.json"
+
+
+def test_other_models_and_used_folders_are_refused(dataset: Path, ranks: Ranks, tmp_path: Path):
+    config = tiny_config(dataset, tmp_path / "run")
+    run_to(config, ranks, 1)
+    with pytest.raises(CheckpointError, match=r"model\.lm_layers is 1 there and 2 in this run"):
+        run_to(replace(config, model=replace(config.model, lm_layers=2)), ranks, 2)
+    with pytest.raises(CheckpointError, match="step_000001 exists; without --resume"):
+        TrainingRun(config, lambda: ranks, resume=False)
+
+
+def test_a_shard_that_cannot_be_read_ends_all_ranks(tmp_path: Path, ranks: Ranks):
+    root = write_tiny_dataset(tmp_path / "data", [build_song(1)])
+    run = TrainingRun(tiny_config(root, tmp_path / "run"), lambda: ranks)
+    (root / "train" / "000000.tar").unlink()
+    with pytest.raises(ShardError, match=r"000000\.tar: missing"):
+        run.run()
+
+    class OneOfTwo(Ranks):
+        def add_up(self, values):
+            return torch.tensor([1.0, 0.0])  # the other rank has failed, this one has not
+
+    write_tiny_dataset(tmp_path / "data", [build_song(1)])
+    other = OneOfTwo(rank=0, world_size=1, device=torch.device("cpu"))
+    run = TrainingRun(tiny_config(root, tmp_path / "run"), lambda: ranks)
+    run.ranks = other
+    with pytest.raises(PeerError, match="1 other ranks"):
+        run.run()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(dataset: Path, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that two processes of trainer_process.py have filled."""
+    out = tmp_path_factory.mktemp("two_ranks")
+    run_to(tiny_config(dataset, out / "from_one_rank"), ranks, 2)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    base = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    base |= {"PYTHONPATH": str(ROOT), "PATH": str(out)}  # no compiler, no ninja
+    script = str(Path(__file__).with_name("trainer_process.py"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(dataset), str(out)],
+            env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_make_the_same_step(two_ranks: Path, plain_step, stage: int):
+    found = load_file(two_ranks / f"fp32_{stage}.safetensors")
+    assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=1e-6)
+    assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bf16_stays_near_and_keeps_exact_weights(two_ranks: Path, plain_step, stage: int):
+    found = load_file(two_ranks / f"bf16_{stage}.safetensors")
+    assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=5e-3)
+    assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 0.05)
+    weights = found["model/lm.layers.0.ffn.down.weight"]
+    assert not torch.equal(weights, weights.bfloat16().float()), "the master weights are float32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["", "_bf16"])
+def test_two_ranks_resume_to_the_bit(two_ranks: Path, precision: str):
+    runs = [two_ranks / f"{name}{precision}" for name in ("whole", "stopped")]
+    found, expected = (read_metrics(run, "loss", "grad_norm") for run in runs)
+    assert found == expected
+    for name in ("model", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
+        files = [load_file(run / "step_000004" / f"{name}.safetensors") for run in runs]
+        assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_ranks_and_stage(two_ranks: Path, dataset: Path, ranks: Ranks):
+    run_to(tiny_config(dataset, two_ranks / "one_rank"), ranks, 4)
+    run_to(tiny_config(dataset, two_ranks / "for_one_rank"), ranks, 4)
+    expected = read_metrics(two_ranks / "one_rank", "loss", "grad_norm")
+    assert len(expected) == 4
+    for name in ("from_one_rank", "for_one_rank", "whole"):
+        for found, reference in zip(read_metrics(two_ranks / name, "loss", "grad_norm"), expected, strict=True):
+            assert found == pytest.approx(reference, rel=1e-5), name
+
+
+@pytest.mark.slow
+def test_the_users_command_trains_on_two_ranks(dataset: Path, tmp_path: Path):
+    config = tiny_config(dataset, tmp_path / "run", trainer__val_every=2)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--quiet", "--num_accelerators", "2"]
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
+    done = subprocess.run(
+        [*launcher, "model/train.py", "--config", str(tmp_path / "tiny.yaml"), "--max-steps", "2"],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.strip().splitlines()[-1])
+    assert summary["steps"] == 2
+    assert summary["checkpoint"] == str(tmp_path / "run" / "step_000002")
+    assert "step 2/2  loss " in done.stderr
+    assert len(read_metrics(tmp_path / "run", "loss", "songs_per_s", "eta_s")) == 2
+
+
+def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line that wrong use of train.py ends with."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_wrong_use_ends_with_one_line(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tiny = tmp_path / "tiny.yaml"
+    tiny.write_text(yaml.safe_dump(tiny_config(dataset, tmp_path / "run").to_dict()))
+    config = ["--config", str(tiny)]
+    assert "the following arguments are required: --config" in refuse([], capsys)
+    assert "unrecognized arguments: --bogus" in refuse([*config, "--bogus"], capsys)
+    assert "--max-steps is 0, expected at least 1" in refuse([*config, "--max-steps", "0"], capsys)
+    assert "config fill.yaml: no such file" in refuse(["--config", "fill.yaml"], capsys)
+    assert "unknown key 'knd'; did you mean 'kind'?" in refuse([*config, "--set", "optimizer.knd=adamw"], capsys)
+    assert "nowhere/index.parquet is missing" in refuse([*config, "--data", str(tmp_path / "nowhere")], capsys)
+    codes = refuse([*config, "--set", "model.codebook_size=64"], capsys)
+    assert "codebook_size is 32, but model.codebook_size is 64; set model.codebook_size" in codes
+    channels = refuse([*config, "--set", "model.latent_channels=8"], capsys)
+    assert "latent_channels is 4, but model.latent_channels is 8" in channels
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_launchers_flag_is_accepted_and_other_ranks_stay_silent(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("model.train.SPEAK_FIRST_S", 0.0)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as caught:
+        main(["--local_rank=1", "--config", "fill.yaml"])
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_dry_run_prints_the_released_sizes(capsys: pytest.CaptureFixture[str]):
+    main(["--config", "full.yaml", "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "1,872,371,393" in printed, "songbloom_full_150s has 1,872.37 M parameters"
+    assert "TFLOP a step of 128 songs of 150 s" in printed
+    assert "  total                 10," in printed, "10.2 PFLOP a step by published arithmetic"
