@@ -8,7 +8,7 @@ UV := .uv/bin/uv
 VENV := .venv
 export HF_HUB_OFFLINE ?= 1
 export RAY_DISABLE_IMPORT_WARNING := 1
-export PYTHONSAFEPATH := 1
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: help setup demo test lint check lock clean

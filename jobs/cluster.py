@@ -73,7 +73,7 @@ class Cluster:
 def connect() -> Cluster:
     """Join the running Ray cluster, or start one in this process, and return what it has."""
     if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR)
+        _join_or_start()
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -83,6 +83,19 @@ def connect() -> Cluster:
     cluster = Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
     logger.info("Ray with %g CPUs and %g GPUs", cluster.num_cpus, cluster.num_gpus)
     return cluster
+
+
+def _join_or_start() -> None:
+    # A running cluster asks for a token where one lay in the home folder when it started.
+    if (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        ray.init(address="auto", logging_level=logging.ERROR)
+    except ConnectionError:  # none is running
+        # Ray would leave a token in the home folder for this short-lived cluster, and from then on `ray start` would
+        # ask for it and `ray job submit` would fail. It listens on this machine only.
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.ERROR)
 
 
 def stream(rows: Sequence[Row], steps: Sequence[Step]) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from jobs.cluster import JobError
 from model.config import ConfigError
 from pipeline.inputs import InputError
+from pipeline.lyrics_encoding import LyricsError
 from pipeline.models import ModelFileError, ModelNotFoundError
 from pipeline.profiles import ProfileError
 from shards.schema import ShardError
@@ -18,7 +19,7 @@ from shards.schema import ShardError
 EXIT_FINE, EXIT_SHORT, EXIT_WRONG_USE = 0, 1, 2
 
 # What a user can mend: one line, no traceback.
-_USE_ERRORS = (InputError, ModelNotFoundError, ModelFileError, ProfileError, ShardError, ConfigError)
+_USE_ERRORS = (InputError, LyricsError, ModelNotFoundError, ModelFileError, ProfileError, ShardError, ConfigError)
 
 
 class CommandParser(argparse.ArgumentParser):

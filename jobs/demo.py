@@ -102,7 +102,7 @@ def main() -> tuple[dict[str, Any], int]:
     )
     verify = steps.run("verify", python, "-m", "shards", "verify", out / "shards")
     run = ("--data", out / "shards", "--out", out / "run", "--max-steps", str(arguments.steps))
-    deepspeed = (Path(python).with_name("deepspeed"), "--num_accelerators", "1")
+    deepspeed = (Path(python).with_name("deepspeed"), "--quiet", "--num_accelerators", "1")
     train = steps.run("train", *deepspeed, "model/train.py", "--config", "miniature.yaml", *run)
     prompt = next(path for path in sorted((out / "raw").rglob("*")) if path.suffix in {".opus", ".ogg", ".flac"})
     lyrics = write_demo_lyrics(out)

@@ -19,7 +19,7 @@ import torch
 
 from jobs.cluster import resolve_path
 from jobs.command import EXIT_FINE, CommandParser, run_command
-from model.checkpoint import load_model
+from model.checkpoint import CheckpointError, load_model
 from model.sampling import PRESETS, generate
 from pipeline.audio import AudioDecodeError, decode_audio, resample, to_stereo
 from pipeline.encode_song import load_codec
@@ -102,7 +102,10 @@ def main() -> tuple[dict[str, Any], int]:
     check_models(profile, ("vae",))
     orders = read_orders(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, _ = load_model(resolve_path(arguments.checkpoint), device)
+    try:
+        model, _ = load_model(resolve_path(arguments.checkpoint), device)
+    except CheckpointError as error:
+        raise InputError(f"--checkpoint: {error}") from error
     codec = load_codec(profile, device)
     phonemizer = Phonemizer("plain")
     lyric_ids = []

@@ -25,15 +25,19 @@ def lay_out(raw: Path, names: list[str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a function that runs a command line as a user types it, and returns what came of it."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "SONGBLOOM_PROFILE": "miniature",
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "XDG_CACHE_HOME": cache,  # Whisper base is joined there once
+        "HOME": str(tmp_path_factory.mktemp("home")),  # Ray behaves differently where it left a token before
     }
-    environment.pop("PYTHONPATH", None)  # what is installed must do
+    for name in ("PYTHONPATH", "RAY_AUTH_MODE", "RAY_ADDRESS"):  # what is installed must do
+        environment.pop(name, None)
 
     def run_in(folder: Path, command: str, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -95,9 +95,8 @@ def test_a_job_with_a_working_dir_writes_where_it_was_told(run, workplace, clust
     done = run(copy, command)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     stats = json.loads((workplace / "clean" / "stats.json").read_text())
-    assert (
-        stats["finished_before"] == 3
-    )  # two songs and the short one; quarantine and copies cost nothing to judge again
+    # Two songs, the short one and the text; an empty file and a copy cost nothing to judge again.
+    assert stats["finished_before"] == 4
 
 
 def test_extract_tokens_with_and_without_a_running_ray_gives_the_same_bytes(run, workplace, cluster):

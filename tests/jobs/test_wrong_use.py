@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("jobs/generate.py", "--checkpoint"),
         ("model/train.py --config none.yaml", "none.yaml"),
         ("model/train.py --config miniature.yaml --set optimizer.knd=x", "did you mean 'kind'?"),
-        ("model/train.py --config miniature.yaml --data empty", "dataset.json"),
+        ("model/train.py --config miniature.yaml --data empty", "index.parquet is missing"),
         ("-m shards verify nowhere", "nowhere"),
         ("-m pipeline.parity nowhere", "nowhere"),
         ("-m model.parity nowhere", "nowhere"),
