@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.cluster import Row, Step, connect, resolve_path, stream
 from jobs.command import EXIT_FINE, CommandParser, run_command
@@ -89,7 +90,7 @@ def fit(files: Sequence[Path], config: CodebookFitter.Config, epochs: int, state
     return fitter
 
 
-def _load(files: Sequence[Path]) -> Iterator[np.ndarray]:
+def _load(files: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
     for path in files:
         yield np.load(path, allow_pickle=False).astype(np.float32)
 
@@ -128,9 +129,7 @@ def fit_codebook(source: Path, out: Path, profile: Profile, arguments: argparse.
     files = sorted(folder.glob("*.npy"))
     if not files:
         raise InputError(f"{source}: no song gave features: {failed}")
-    with files[0].open("rb") as file:
-        np.lib.format.read_magic(file)
-        (_, feature_dim), _, _ = np.lib.format.read_array_header_1_0(file)
+    feature_dim = np.load(files[0], mmap_mode="r", allow_pickle=False).shape[1]
     config = CodebookFitter.Config(
         feature_dim=feature_dim, codebook_dim=min(arguments.codebook_dim, feature_dim), seed=arguments.seed
     )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 
 from jobs.cluster import resolve_path
 from jobs.command import EXIT_FINE, CommandParser, run_command
@@ -140,7 +141,7 @@ def main() -> tuple[dict[str, Any], int]:
     return {"checkpoint": str(arguments.checkpoint), "songs": written}, EXIT_FINE
 
 
-def _write(order: Order, latents: np.ndarray, ended: str, codec: VaeCodec) -> dict[str, Any]:
+def _write(order: Order, latents: NDArray[np.float32], ended: str, codec: VaeCodec) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "out": str(order.out),
         "seed": order.seed,

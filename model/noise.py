@@ -5,9 +5,11 @@ Shape legend: B songs, N blocks of all songs in order, P frames per block, C lat
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import ModelConfig
@@ -86,7 +88,7 @@ def draw(
     ).to(device)
 
 
-def _draw_song(seed: int, num_blocks: int, config: ModelConfig) -> tuple[np.ndarray, ...]:
+def _draw_song(seed: int, num_blocks: int, config: ModelConfig) -> tuple[NDArray[Any], ...]:
     """Return time logits [n], noise [n, P, C], coins of the song [1, 2] and coins of its blocks [n, 2]."""
     generator = song_generator(seed)
     song_coins = generator.random((1, 2))

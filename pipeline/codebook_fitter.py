@@ -92,7 +92,8 @@ class CodebookFitter:
         dim = config.feature_dim
         self._num_seen = np.zeros(2, np.int64)  # vectors of the first phase, of the second
         self._mean, self._scatter = np.zeros(dim), np.zeros((dim, dim))
-        self._sample_keys, self._sample = np.empty(0), np.empty((0, dim), np.float32)
+        self._sample_keys: Doubles = np.empty(0)
+        self._sample: Features = np.empty((0, dim), np.float32)
         self._codebook: Codebook | None = None
         self._pending: CodeStatistics | None = None
         self._num_steps = np.zeros((), np.int64)

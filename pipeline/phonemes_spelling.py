@@ -39,7 +39,7 @@ class SpellingModel:
     def predict(self, word: str) -> list[str]:
         """Return the phonemes of a lower-case word."""
         letters = [ord(char) - ord("a") + 3 if "a" <= char <= "z" else _UNKNOWN_LETTER for char in word]
-        hidden = np.zeros(self._weights["enc_w_hh"].shape[1], dtype=np.float32)
+        hidden: NDArray[np.float32] = np.zeros(self._weights["enc_w_hh"].shape[1], dtype=np.float32)
         for letter in [*letters, _END_OF_WORD]:
             hidden = self._step("enc", self._weights["enc_emb"][letter], hidden)
         sounds: list[str] = []

@@ -140,17 +140,18 @@ def drum(name: str, kit: int) -> Mono:
     if name == "snare":
         t = _time(0.28)
         body = np.sin(2 * np.pi * 185 * low * t) * np.exp(-24 * t)
-        return 0.6 * body + 0.5 * filter_band(_noise(0.28, 11 + kit), 900, 9000) * np.exp(-16 * t / low)
+        rattle = 0.5 * filter_band(_noise(0.28, 11 + kit), 900, 9000) * np.exp(-16 * t / low)
+        return np.asarray(0.6 * body + rattle)
     if name == "clap":
         t = _time(0.25)
         shape = np.exp(-18 * t)
         for late_s in (0.0, 0.012, 0.024):
             shape += np.where(t >= late_s, np.exp(-60 * np.maximum(t - late_s, 0)), 0)
-        return 0.5 * filter_band(_noise(0.25, 23 + kit), 700, 5000) * shape
+        return np.asarray(0.5 * filter_band(_noise(0.25, 23 + kit), 700, 5000) * shape)
     seconds, decay = {"hat": (0.09, 60.0), "open_hat": (0.35, 11.0), "shaker": (0.12, 30.0)}[name]
     band = (3500.0, 10000.0) if name == "shaker" else (6500.0, 16000.0)
     t = _time(seconds)
-    return 0.5 * filter_band(_noise(seconds, 31 + kit), *band) * np.exp(-decay * t)
+    return np.asarray(0.5 * filter_band(_noise(seconds, 31 + kit), *band) * np.exp(-decay * t))
 
 
 def reverberate(audio: Mono, seconds: float, wet: float, seed: int) -> Mono:
