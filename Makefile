@@ -6,6 +6,8 @@ PYTHON ?= $(shell for folder in $$(echo "$$PATH" | tr : ' '); do for name in pyt
 UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 VENV := .venv
+# The machine's own certificates, where it has some: a company's proxy signs with one of its own.
+export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),true,false)
 export HF_HUB_OFFLINE ?= 1
 export RAY_DISABLE_IMPORT_WARNING := 1
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH

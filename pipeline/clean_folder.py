@@ -61,6 +61,7 @@ SONGS_SCHEMA = pa.schema(
                 [
                     (name, pa.float64())
                     for name in (
+                        "evidence",
                         "coverage",
                         "given_found",
                         "cer",

@@ -6,13 +6,17 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.match_words import align_words, is_han, similarities
+from pipeline.match_words import align_words, alignment_score, is_han, similarities
 from pipeline.song import Edit, Word
 from pipeline.whisper import TimedWord
 
 # A line is found where at least this much of it was heard (mean similarity over its words). Measured on synthetic
 # and real songs: lines that are sung reach 0.6 to 1.0, lines of other songs stay under 0.4.
 MIN_LINE_SIMILARITY = 0.5
+# Between two lines that were found, the missing ones are expected: there less is enough.
+MIN_EXPECTED_SIMILARITY = 0.3
+# Several lines in their order, out of place: score per word (see match_words.alignment_score); chance stays under 0.15.
+MIN_MOVED_SCORE = 0.2
 # Out of place, or once more, only with better evidence: a wrong guess here puts words where they are not sung.
 MIN_MOVED_SIMILARITY = 0.6
 MIN_REPEAT_SIMILARITY = 0.7
@@ -57,20 +61,61 @@ class Candidate:
 
 def locate_lines(candidates: list[Candidate], heard: Sequence[Word]) -> None:
     """Give every candidate that was heard in the given order its heard words, in place."""
-    given = [(line, k) for line, candidate in enumerate(candidates) for k in range(len(candidate.words))]
-    matrix = similarities([candidates[line].words[k] for line, k in given], [w.text for w in heard])
-    matches: list[list[tuple[int, int]]] = [[] for _ in candidates]
-    total = np.zeros(len(candidates))
+    _locate_within(candidates, heard, 0, len(heard), MIN_LINE_SIMILARITY)
+    _trim_overlaps([c for c in candidates if c.is_found])
+
+
+def _locate_within(group: Sequence[Candidate], heard: Sequence[Word], low: int, high: int, minimum: float) -> float:
+    """Align a group of lines with heard[low:high], place those that reach `minimum`, and return the score per word."""
+    given = [(line, k) for line, candidate in enumerate(group) for k in range(len(candidate.words))]
+    matrix = similarities([group[line].words[k] for line, k in given], [w.text for w in heard[low:high]])
+    matches: list[list[tuple[int, int]]] = [[] for _ in group]
+    total = np.zeros(len(group))
     for row, col in align_words(matrix):
         line, k = given[row]
-        matches[line].append((k, col))
+        matches[line].append((k, col + low))
         total[line] += matrix[row, col]
-    free_from = 0
-    for line, candidate in enumerate(candidates):
+    for line, candidate in enumerate(group):
         similarity = total[line] / max(len(candidate.words), 1)
-        if matches[line] and similarity >= MIN_LINE_SIMILARITY:
-            _place(candidate, matches[line], similarity, free_from, len(heard))
-            free_from = candidate.last_heard + 1
+        if matches[line] and similarity >= minimum:
+            _place(candidate, matches[line], similarity, low, high)
+            low = candidate.last_heard + 1
+    return alignment_score(matrix) / max(len(given), 1)
+
+
+def _locate_moved(candidates: Sequence[Candidate], heard: Sequence[Word], low: int, high: int) -> list[Candidate]:
+    """Return lines that follow each other in the lyrics and explain heard[low:high] in their order, placed there."""
+    groups: list[list[Candidate]] = [[]]
+    for candidate in candidates:
+        if candidate.is_found:
+            groups.append([])
+        elif candidate.words:
+            groups[-1].append(candidate)
+    for group in groups:
+        if len(group) < 2:
+            continue
+        score = _locate_within(group, heard, low, high, MIN_EXPECTED_SIMILARITY)
+        placed = [c for c in group if c.is_found]
+        if score >= MIN_MOVED_SCORE and len(placed) >= 2:
+            return placed
+        for c in placed:
+            c.first_heard = c.last_heard = -1
+    return []
+
+
+def locate_expected(candidates: Sequence[Candidate], heard: Sequence[Word]) -> None:
+    """Find lines that were heard badly: between two found ones, in what was heard there and is not explained."""
+    group: list[Candidate] = []
+    low = 0
+    for candidate in [*candidates, None]:
+        if candidate is not None and not candidate.is_found:
+            group.append(candidate)
+            continue
+        high = len(heard) if candidate is None else candidate.first_heard
+        if group and low < high:
+            _locate_within(group, heard, low, high, MIN_EXPECTED_SIMILARITY)
+        group = []
+        low = low if candidate is None else candidate.last_heard + 1
     _trim_overlaps([c for c in candidates if c.is_found])
 
 
@@ -108,6 +153,11 @@ def explain_runs(candidates: list[Candidate], heard: Sequence[Word]) -> list[Can
     runs = unexplained_runs(found, heard)
     while runs:
         low, high = runs.pop()
+        if moved := _locate_moved(candidates, heard, low, high):
+            missing = [c for c in missing if not c.is_found]
+            found += moved
+            runs += [run for run in unexplained_runs(found, heard) if low <= run[0] and run[1] <= high]
+            continue
         best = _best_in_run(missing, heard, low, high, MIN_MOVED_SIMILARITY)
         if best is not None:
             missing.remove(best)

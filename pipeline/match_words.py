@@ -49,14 +49,27 @@ def similarities(given: Sequence[str], heard: Sequence[str]) -> NDArray[np.float
 def align_words(similarity: NDArray[np.float32]) -> list[tuple[int, int]]:
     """Return pairs (row, column), both increasing, of the alignment with the highest total of `2 * similarity - 1`.
 
-    Gaps on either side are affine (Gotoh 1982). Only pairs at or above SAME_WORD_SIMILARITY are returned.
+    Gaps on either side are affine (Gotoh 1982); columns before the first and after the last pair cost nothing. Only
+    pairs at or above SAME_WORD_SIMILARITY are returned.
     """
+    return _trace(similarity, *_fill(similarity)) if similarity.size else []
+
+
+def alignment_score(similarity: NDArray[np.float32]) -> float:
+    """Return the total that `align_words` maximises.
+
+    Words that agree in order and in one piece count; words that agree here and there cost more in gaps than they bring.
+    """
+    if not similarity.size:
+        return 0.0
+    return float(max(table[-1].max() for table in _fill(similarity)))
+
+
+def _fill(similarity: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return the best scores [rows + 1, columns + 1] that end with a pair, with a row and with a column left out."""
     rows, cols = similarity.shape
-    if rows == 0 or cols == 0:
-        return []
     low = np.float32(-1e9)
     gain = 2 * similarity - 1
-    # Best score that ends at (i, j) with a pair, with a row left out, with a column left out.
     pair = np.full((rows + 1, cols + 1), low, dtype=np.float32)
     skip_row, skip_col = pair.copy(), pair.copy()
     pair[0, 0] = 0.0
@@ -68,12 +81,13 @@ def align_words(similarity: NDArray[np.float32]) -> list[tuple[int, int]]:
         skip_col[i, 1:] = np.maximum.accumulate(best + extend)[:-1] - GAP_OPEN - extend[:-1]
 
     fill_skip_col(0)
+    skip_col[0, 1:] = 0.0
     for i in range(1, rows + 1):
         before = np.maximum(np.maximum(pair[i - 1], skip_row[i - 1]), skip_col[i - 1])
         pair[i, 1:] = gain[i - 1] + before[:-1]
         skip_row[i] = np.maximum(np.maximum(pair[i - 1], skip_col[i - 1]) - GAP_OPEN, skip_row[i - 1] - GAP_EXTEND)
         fill_skip_col(i)
-    return _trace(similarity, pair, skip_row, skip_col)
+    return [pair, skip_row, skip_col]
 
 
 def _trace(
@@ -82,10 +96,11 @@ def _trace(
     skip_row: NDArray[np.float32],
     skip_col: NDArray[np.float32],
 ) -> list[tuple[int, int]]:
-    i, j = similarity.shape
     pairs = []
     tables = (pair, skip_row, skip_col)
-    state = int(np.argmax([table[i, j] for table in tables]))
+    i = len(similarity)
+    state = int(np.argmax([table[i].max() for table in tables]))
+    j = int(np.argmax(tables[state][i]))
     while i > 0 or j > 0:
         if state == 0 and i > 0 and j > 0:
             if similarity[i - 1, j - 1] >= SAME_WORD_SIMILARITY:

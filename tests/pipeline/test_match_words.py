@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.match_words import SAME_WORD_SIMILARITY, align_words, similarities, sound_key
+from pipeline.match_words import SAME_WORD_SIMILARITY, align_words, alignment_score, similarities, sound_key
 
 
 @pytest.mark.parametrize(
@@ -35,22 +35,20 @@ def test_a_chorus_that_was_sung_twice_matches_in_one_piece():
 
 
 def best_total(matrix: np.ndarray) -> float:
-    """The definition, cell by cell: pairs, gaps of either side, affine costs."""
+    """The definition, cell by cell: pairs, gaps of either side, affine costs, free columns at both ends."""
     rows, cols = matrix.shape
     pair = np.full((rows + 1, cols + 1), -1e9)
     above, left = pair.copy(), pair.copy()
     pair[0, 0] = 0
-    for i in range(rows + 1):
+    left[0, 1:] = 0
+    for i in range(1, rows + 1):
         for j in range(cols + 1):
-            if i and j:
-                pair[i, j] = (
-                    2 * matrix[i - 1, j - 1] - 1 + max(pair[i - 1, j - 1], above[i - 1, j - 1], left[i - 1, j - 1])
-                )
-            if i:
-                above[i, j] = max(max(pair[i - 1, j], left[i - 1, j]) - 0.3, above[i - 1, j] - 0.02)
+            before = max(pair[i - 1, j - 1], above[i - 1, j - 1], left[i - 1, j - 1]) if j else -1e9
+            pair[i, j] = (2 * matrix[i - 1, j - 1] - 1 if j else 0) + before
+            above[i, j] = max(max(pair[i - 1, j], left[i - 1, j]) - 0.3, above[i - 1, j] - 0.02)
             if j:
                 left[i, j] = max(max(pair[i, j - 1], above[i, j - 1]) - 0.3, left[i, j - 1] - 0.02)
-    return max(pair[-1, -1], above[-1, -1], left[-1, -1])
+    return max(pair[-1].max(), above[-1].max(), left[-1].max())
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,14 +58,21 @@ def test_the_alignment_is_the_best_one(rows, cols, seed):
     pairs = align_words(matrix)
     assert all(a < c and b < d for (a, b), (c, d) in zip(pairs[:-1], pairs[1:], strict=True))
     assert all(matrix[i, j] >= SAME_WORD_SIMILARITY for i, j in pairs)
-    # Lower bound on what the returned pairs are worth: every break between them may cost a gap on both sides.
-    ends = [(-1, -1), *pairs, (rows, cols)]
-    gaps = 0.0
+    assert alignment_score(matrix) == pytest.approx(best_total(matrix), abs=1e-4)
+    # What the pairs themselves are worth, less the gaps between them and the rows left out at the ends. Pairs under the
+    # threshold count in the best path and are not returned: they are worth no more than the gaps that they fill.
+    total = sum(2 * float(matrix[i, j]) - 1 for i, j in pairs)
+    ends = [(-1, None), *pairs, (rows, None)]
     for (a, b), (c, d) in zip(ends[:-1], ends[1:], strict=True):
-        skipped_rows, skipped_cols = c - a - 1, d - b - 1
-        gaps += (0.3 + 0.02 * (skipped_rows - 1) if skipped_rows else 0) + (
-            0.3 + 0.02 * (skipped_cols - 1) if skipped_cols else 0
-        )
-    total = sum(2 * matrix[i, j] - 1 for i, j in pairs) - gaps
-    # Pairs below the threshold count in the best path and are not returned: they are worth no more than their gaps.
-    assert total == pytest.approx(best_total(matrix), abs=0.45 * min(rows, cols))
+        skipped = [c - a - 1, 0 if b is None or d is None else d - b - 1]
+        total -= sum(0.3 + 0.02 * (count - 1) for count in skipped if count)
+    assert total <= best_total(matrix) + 1e-4
+    assert total >= best_total(matrix) - 0.6 * (rows + 1)
+
+
+def test_words_far_from_the_rest_of_their_line_do_not_stretch_it():
+    heard = "hold on to me tonight".split() + "nothing here sounds alike at all tight".split()
+    columns = [j for _, j in align_words(similarities("hold on to me tonight".split(), heard))]
+    assert columns == [0, 1, 2, 3, 4]
+    columns = [j for _, j in align_words(similarities("hold on to me toxic".split(), heard))]
+    assert max(columns) <= 4
