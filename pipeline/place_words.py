@@ -14,6 +14,9 @@ Align = Callable[[float, float, Sequence[str]], list[TimedWord]]  # window start
 WINDOW_S = 24.0  # of lines; margins come on top and the whole stays under Whisper's 30 s
 MARGIN_S = 1.0
 MIN_WORD_S = 0.04
+# A word that is longer than this may have a pause in front: the aligner gives pauses to the word after them.
+LONG_WORD_S = 0.4
+MIN_DIP_DB = 10.0  # how far the level falls in a pause below that of the word after it
 # The voice is on where the vocal stem is within this range of its loud parts.
 ACTIVITY_FRAME_S = 0.02
 ACTIVITY_RANGE_DB = 35.0
@@ -31,6 +34,7 @@ class VoiceActivity:
         level_db = 10 * np.log10(power + 1e-12)
         loud_db = float(np.percentile(level_db, 95)) if num_frames else ACTIVITY_FLOOR_DBFS
         self.active = level_db > max(loud_db - ACTIVITY_RANGE_DB, ACTIVITY_FLOOR_DBFS)
+        self._level_db = np.convolve(level_db, np.ones(3) / 3, mode="same")
 
     def share(self, start_s: float, end_s: float) -> float:
         """Return the share of [start_s, end_s) in which the voice sounds."""
@@ -45,7 +49,20 @@ class VoiceActivity:
             return word
         start_s = max(word.start_s, float(first + sounding[0]) * ACTIVITY_FRAME_S)
         end_s = min(word.end_s, float(first + sounding[-1] + 1) * ACTIVITY_FRAME_S)
+        if end_s - start_s > LONG_WORD_S:
+            start_s = self._after_pause(start_s, end_s)
         return TimedWord(start_s, max(end_s, start_s + MIN_WORD_S), word.score)
+
+    def _after_pause(self, start_s: float, end_s: float) -> float:
+        """Return where the voice sets in after the deepest dip of a long word, if that dip is a pause."""
+        first, last = int(start_s / ACTIVITY_FRAME_S), int(end_s / ACTIVITY_FRAME_S)
+        level_db = self._level_db[first:last]
+        dip = int(np.argmin(level_db[: -int(0.1 / ACTIVITY_FRAME_S)]))
+        loud_db = float(level_db[dip:].max())
+        if loud_db - level_db[dip] < MIN_DIP_DB:
+            return start_s
+        onset = dip + int(np.argmax(level_db[dip:] > loud_db - MIN_DIP_DB))
+        return max(start_s, (first + onset) * ACTIVITY_FRAME_S)
 
 
 def place_words(lines: Sequence[Candidate], align: Align, voice: VoiceActivity, duration_s: float) -> None:

@@ -25,6 +25,16 @@ def test_silence_at_the_edges_of_a_word_is_not_part_of_it():
     assert voice.tighten(TimedWord(5.0, 6.0, 0.9)) == TimedWord(5.0, 6.0, 0.9)
 
 
+def test_a_pause_with_reverberation_in_it_is_not_part_of_the_word_after_it():
+    samples = voice_at((1.0, 2.0), (3.0, 4.0))
+    tail = np.exp(-np.arange(SPEECH_SAMPLE_RATE_HZ) / SPEECH_SAMPLE_RATE_HZ * 4).astype(np.float32)
+    samples[2 * SPEECH_SAMPLE_RATE_HZ : 3 * SPEECH_SAMPLE_RATE_HZ] = 0.1 * tail  # at its end 20 dB over the floor
+    voice = VoiceActivity(samples)
+    assert voice.share(2.0, 3.0) == 1.0
+    assert voice.tighten(TimedWord(2.0, 4.0, 0.9)).start_s == pytest.approx(3.0, abs=0.04)
+    assert voice.tighten(TimedWord(3.0, 4.0, 0.9)).start_s == pytest.approx(3.0, abs=0.04)
+
+
 def test_share_of_time_in_which_the_voice_sounds():
     assert VoiceActivity(voice_at((2.0, 3.0))).share(1.0, 3.0) == pytest.approx(0.5, abs=0.02)
     assert VoiceActivity(np.zeros(0, np.float32)).share(0.0, 1.0) == 0.0
