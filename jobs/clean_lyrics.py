@@ -7,7 +7,6 @@ stopped goes on where it was: finished songs are not done again unless their aud
 import argparse
 import functools
 import logging
-import os
 import sys
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import Any
 
 from jobs.clean_steps import Survey, build_steps, quarantine
 from jobs.cluster import Row, Step, connect, resolve_path, stream
-from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, run_command
+from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from pipeline.clean_folder import (
     QUARANTINE_SCHEMA,
     SONGS_SCHEMA,
@@ -26,9 +25,9 @@ from pipeline.clean_folder import (
     write_run,
     write_table,
 )
-from pipeline.clean_song import MODELS, CleanSettings, finish_song, start_song, with_asr
+from pipeline.clean_song import MODELS, CleanSettings, finish_song, start_song
 from pipeline.inputs import InputError, SongInput, find_songs
-from pipeline.profiles import PROFILES, check_models, get_profile
+from pipeline.profiles import check_models
 from pipeline.report import write_report
 from pipeline.song import Drop
 
@@ -142,13 +141,7 @@ def parse_arguments() -> argparse.Namespace:
         "lyrics.txt beside each file; or a manifest (.jsonl, .csv, .parquet with the column audio) (default: raw/)"
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("clean"), help="folder to write to (default: clean/)")
-    parser.add_argument(
-        "--profile", choices=sorted(PROFILES), default=os.environ.get("SONGBLOOM_PROFILE", "full"),
-        help="models and settings (default: $SONGBLOOM_PROFILE, else full)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--asr", help="another recogniser: a faster-whisper folder, a hub id or a size such as large-v3"
-    )
+    add_model_flags(parser, ("separator", "asr"))
     parser.add_argument("--language", default="auto", help="ISO 639-1 code of all songs (default: auto, song by song)")
     parser.add_argument("--limit", type=int, help="only the first N songs")
     parser.add_argument("--workers", type=int, help="workers per heavy stage (default: from CPUs and GPUs)")
@@ -178,7 +171,7 @@ def main() -> tuple[dict[str, Any], int]:
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more")
     settings = CleanSettings(
-        profile=with_asr(get_profile(arguments.profile), arguments.asr),
+        profile=read_profile(arguments),
         language=arguments.language,
         min_duration_s=arguments.min_duration,
         max_duration_s=arguments.max_duration,

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cluster import Cluster, Row, Step
+from jobs.cluster import Cluster, Row, Step, naming
 from pipeline.audio import AudioDecodeError, hash_file, require_regular_file
 from pipeline.clean_folder import read_record, write_record
 from pipeline.clean_song import CleanSettings, finish_song, lyrics_bytes, song_fingerprint, start_song
 from pipeline.inputs import SongInput
+from pipeline.lyrics_encoding import LyricsError
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage, run_stages
 
@@ -30,11 +31,14 @@ class Survey:
                 raise AudioDecodeError(source.problem)
             require_regular_file(source.path)
             sha256 = hash_file(source.path)
-            lyrics = lyrics_bytes(source)
         except AudioDecodeError as error:
             return row | {"quarantine": str(error)}
         except OSError as error:
             return row | {"quarantine": f"cannot be read: {error.strerror}"}
+        try:
+            lyrics = lyrics_bytes(source)
+        except LyricsError:  # start_song says so in the song's warnings
+            lyrics = b"unreadable"
         fingerprint = song_fingerprint(self.settings_fingerprint, sha256, source, lyrics)
         record = read_record(self.out, source.song_id)
         return row | {
@@ -59,9 +63,11 @@ class Pass:
             return row
         started = time.monotonic()
         try:
-            result = run_stages(self._stages, row["song"])
-        except AudioDecodeError as error:
-            return row | {"quarantine": str(error), "song": None}
+            with naming(row["source"].song_id):
+                result = run_stages(self._stages, row["song"])
+        except ValueError as error:  # AudioDecodeError and whatever else a stage finds wrong with this song
+            reason = str(error) if isinstance(error, AudioDecodeError) else f"{type(error).__name__}: {error}"
+            return row | {"quarantine": reason, "song": None}
         seconds = row.get("seconds", {}) | {self._stages[0].name: time.monotonic() - started}
         return row | {"drop": result if isinstance(result, Drop) else None, "seconds": seconds}
 

@@ -5,14 +5,19 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray import cloudpickle
-from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
+# Where a token lies in the home folder, a running cluster asks for it, and Ray reads this variable when it is imported.
+if (Path.home() / ".ray" / "auth_token").exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+import ray  # noqa: E402
+from ray import cloudpickle  # noqa: E402
+from ray.data import ActorPoolStrategy, DataContext  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +77,7 @@ class Cluster:
 
 def connect() -> Cluster:
     """Join the running Ray cluster, or start one in this process, and return what it has."""
-    if not ray.is_initialized():
-        _join_or_start()
+    origin = "going on with the same Ray" if ray.is_initialized() else _join_or_start()
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -81,21 +85,30 @@ def connect() -> Cluster:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cluster = Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
-    logger.info("Ray with %g CPUs and %g GPUs", cluster.num_cpus, cluster.num_gpus)
+    logger.info("%s: %g CPUs, %g GPUs", origin, cluster.num_cpus, cluster.num_gpus)
     return cluster
 
 
-def _join_or_start() -> None:
-    # A running cluster asks for a token where one lay in the home folder when it started.
-    if (Path.home() / ".ray" / "auth_token").exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
-        ray.init(address="auto", logging_level=logging.ERROR)
-    except ConnectionError:  # none is running
-        # Ray would leave a token in the home folder for this short-lived cluster, and from then on `ray start` would
-        # ask for it and `ray job submit` would fail. It listens on this machine only.
-        os.environ["RAY_AUTH_MODE"] = "disabled"
-        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.ERROR)
+def _join_or_start() -> str:
+    """Join the cluster that RAY_ADDRESS or this machine names, else start one that ends with this process."""
+    address = os.environ.get("RAY_ADDRESS") or _started_cluster()
+    if address and address != "local":
+        try:
+            ray.init(address=address, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise JobError(f"no Ray answers at {address}; run `ray stop`, and `ray start --head` again") from error
+        return f"joined the Ray at {address}"
+    # Ray would leave a token in the home folder for this short-lived cluster, and from then on `ray start` would ask
+    # for it and `ray job submit` would fail. It listens on this machine only.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.ERROR)
+    return "started a Ray for this run"
+
+
+def _started_cluster() -> str | None:
+    """Return the address that `ray start --head` left on this machine; never that of another program's own Ray."""
+    path = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    return path.read_text().strip() if path.exists() else None
 
 
 def stream(rows: Sequence[Row], steps: Sequence[Step]) -> Iterator[Row]:
@@ -112,8 +125,7 @@ def stream(rows: Sequence[Row], steps: Sequence[Step]) -> Iterator[Row]:
     for step in steps:
         if step.num_workers:
             dataset = dataset.map(
-                _Worker,  # type: ignore[arg-type]  # a class is as good as a function here
-                fn_constructor_args=(step.make_worker,),
+                _worker_class(step.make_worker),  # type: ignore[arg-type]  # a class is as good as a function here
                 compute=ActorPoolStrategy(size=step.num_workers),
                 num_cpus=step.num_cpus,
                 num_gpus=step.num_gpus or None,
@@ -124,7 +136,24 @@ def stream(rows: Sequence[Row], steps: Sequence[Step]) -> Iterator[Row]:
         for result in dataset.iter_rows():
             yield _unpack(result["row"])
     except RayError as error:
-        raise JobError(str(getattr(error, "cause", None) or error)) from error
+        raise JobError(_root_message(error)) from error
+
+
+def _root_message(error: BaseException) -> str:
+    """Return what a worker raised, without the wrappers around it, and the notes that were added to it."""
+    while inner := getattr(error, "cause", None) or error.__cause__:
+        error = inner
+    return " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+
+
+@contextmanager
+def naming(song_id: str) -> Iterator[None]:
+    """Add the song's name to whatever goes wrong in the block."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"(song {song_id!r})")
+        raise
 
 
 # Rows hold objects of ours that Arrow has no type for; as bytes they are an ordinary column. They are pickled as Ray
@@ -138,12 +167,15 @@ def _unpack(data: bytes) -> Row:
     return row
 
 
-class _Worker:
-    def __init__(self, make_worker: Callable[[], Callable[[Row], Row]]) -> None:
-        self._worker = make_worker()
+def _worker_class(make_worker: Callable[[], Callable[[Row], Row]]) -> type:
+    class Worker:  # a class of its own, as Ray warns of arguments to constructors
+        def __init__(self) -> None:
+            self._worker = make_worker()
 
-    def __call__(self, item: Row) -> Row:
-        return {"row": _pack(self._worker(_unpack(item["row"])))}
+        def __call__(self, item: Row) -> Row:
+            return {"row": _pack(self._worker(_unpack(item["row"])))}
+
+    return Worker
 
 
 def _call_once(make_worker: Callable[[], Callable[[Row], Row]]) -> Callable[[Row], Row]:

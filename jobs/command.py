@@ -4,8 +4,10 @@ import argparse
 import difflib
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from jobs.cluster import JobError
@@ -13,7 +15,7 @@ from model.config import ConfigError
 from pipeline.inputs import InputError
 from pipeline.lyrics_encoding import LyricsError
 from pipeline.models import ModelFileError, ModelNotFoundError
-from pipeline.profiles import ProfileError
+from pipeline.profiles import PROFILES, Profile, ProfileError, get_profile
 from shards.schema import ShardError
 
 EXIT_FINE, EXIT_SHORT, EXIT_WRONG_USE = 0, 1, 2
@@ -43,6 +45,26 @@ class CommandParser(argparse.ArgumentParser):
         sys.exit(_fail(f"{self.prog}: {message}{hint if message.startswith('unrecognized') else ''}", EXIT_WRONG_USE))
 
 
+def add_model_flags(parser: CommandParser, stages: Sequence[str]) -> None:
+    """Add --profile, and one flag per model of it."""
+    parser.add_argument(
+        "--profile",
+        default=os.environ.get("SONGBLOOM_PROFILE", "full"),
+        help=f"models and settings: {' or '.join(sorted(PROFILES))} (default: $SONGBLOOM_PROFILE, else full)",
+    )
+    for stage in stages:
+        parser.add_argument(
+            f"--{stage}", metavar="MODEL", help=f"another {stage}: a local path, a hub id or `miniature`"
+        )
+
+
+def read_profile(arguments: argparse.Namespace) -> Profile:
+    """Return the profile of a command line, with the models that it names."""
+    profile = get_profile(arguments.profile)
+    named = {stage: getattr(arguments, stage, None) for stage in ("separator", "asr", "muq", "codebook", "vae")}
+    return replace(profile, **{stage: name for stage, name in named.items() if name})
+
+
 def run_command(main: Callable[[], tuple[dict[str, Any], int]]) -> NoReturn:
     """Run a command and exit: `main` returns its totals, printed as the last line, and the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -52,6 +74,8 @@ def run_command(main: Callable[[], tuple[dict[str, Any], int]]) -> NoReturn:
         totals, code = main()
     except _USE_ERRORS as error:
         sys.exit(_fail(str(error), EXIT_WRONG_USE))
+    except OSError as error:  # a full disk, a folder that cannot be written
+        sys.exit(_fail(f"{error.filename or 'disk'}: {error.strerror}", EXIT_SHORT))
     except JobError as error:
         sys.exit(_fail(str(error), EXIT_SHORT))
     sys.stdout.write(json.dumps(totals, ensure_ascii=False) + "\n")

@@ -6,6 +6,7 @@ Runs the commands that a user runs, one after the other, times each, and writes 
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 SONGS = ROOT / "jobs" / "demo_songs"
+PROGRESS = re.compile(r"\d\d:\d\d:\d\d |step \d+/")  # the lines of a command that tell how it is going
 TRUTH_FILES = ("truth.json", "noise.json")
 
 
@@ -48,6 +50,7 @@ class Steps:
             "HF_HUB_OFFLINE": "1",
             "SONGBLOOM_PROFILE": "miniature",
             "PYTHONUNBUFFERED": "1",
+            "RAY_ADDRESS": "local",
         }
 
     def run(self, name: str, *command: str | Path) -> dict[str, Any]:
@@ -56,16 +59,22 @@ class Steps:
         logger.info("%s: %s", name, " ".join([Path(words[0]).name, *words[1:]]))
         started = time.monotonic()
         log = self._logs / f"{name}.log"
-        with log.open("w") as stream:
-            done = subprocess.run(
-                words, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=stream, text=True, check=False
-            )
-            stream.write(done.stdout)
+        lines = []
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        with process, log.open("w") as stream:
+            for line in process.stdout:
+                stream.write(line)
+                if line.startswith("{"):
+                    lines.append(line)
+                elif PROGRESS.match(line):
+                    sys.stderr.write(f"    {line}")
         self.seconds[name] = round(time.monotonic() - started, 1)
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]  # launchers write after a command
-        if done.returncode != 0 or not lines:
+        if process.returncode != 0 or not lines:
             tail = "\n".join(log.read_text().splitlines()[-15:])
-            raise SystemExit(f"{name} ended with exit code {done.returncode}; the end of {log}:\n{tail}")
+            raise SystemExit(f"{name} ended with exit code {process.returncode}; the end of {log}:\n{tail}")
         logger.info("%s: done in %.0f s", name, self.seconds[name])
         totals: dict[str, Any] = json.loads(lines[-1])
         return totals

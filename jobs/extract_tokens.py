@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import sys
 import time
 from collections import Counter
@@ -20,18 +19,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster import Row, Step, connect, resolve_path, stream
-from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, run_command
-from pipeline.audio import AudioDecodeError, decode_audio, hash_file
+from jobs.cluster import Row, Step, connect, naming, resolve_path, stream
+from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
+from pipeline.audio import AudioDecodeError, decode_audio, hash_file, require_regular_file
 from pipeline.clean_folder import write_text
 from pipeline.clean_song import lyrics_bytes
 from pipeline.encode_song import MODELS, SongEncoder, SongToEncode, describe_models
 from pipeline.inputs import InputError, SongInput, find_songs
-from pipeline.lyrics_encoding import LyricsError, decode_lyrics
+from pipeline.lyrics_encoding import decode_lyrics
 from pipeline.plan_shards import PlannedShard, plan_shards, song_from_raw, songs_from_clean
-from pipeline.profiles import PROFILES, Profile, check_models, get_profile
-from shards.dataset_info import DatasetInfo, write_dataset_info
-from shards.index import IndexRow, write_index
+from pipeline.profiles import Profile, check_models
+from shards.dataset_info import INFO_NAME, DatasetInfo, write_dataset_info
+from shards.index import INDEX_NAME, IndexRow, write_index
 from shards.latent_statistics import LatentStatistics
 from shards.reader import ShardReader
 from shards.sample import Sample
@@ -59,12 +58,14 @@ class EncodeWorker:
         song: SongToEncode = row["song"]
         summary = {"shard": row["shard"], "key": song.key, "song_id": song.row["song_id"], "failed": ""}
         try:
+            require_regular_file(song.path)
             if hash_file(song.path) != song.row["sha256"]:
                 raise AudioDecodeError("the file has changed since it was read first; clean it again")
-            sample = self._encoder.encode(song)
-        except AudioDecodeError as error:
+            with naming(song.row["song_id"]):
+                sample = self._encoder.encode(song)
+                write_shard(self._progress / _sample_name(row["shard"], song.key), [sample])
+        except ValueError as error:  # AudioDecodeError, ShardError and whatever else is wrong with this song
             return summary | {"failed": str(error)}
-        write_shard(self._progress / _sample_name(row["shard"], song.key), [sample])
         return summary
 
 
@@ -87,7 +88,7 @@ class Survey:
                 raise AudioDecodeError(source.problem)
             duration_s = decode_audio(source.path).duration_s
             text = decode_lyrics(lyrics_bytes(source))
-        except (AudioDecodeError, LyricsError) as error:
+        except ValueError as error:  # AudioDecodeError, LyricsError
             return {"song": None, "song_id": source.song_id, "failed": str(error)}
         song = song_from_raw(source, text, hash_file(source.path), duration_s, self._models)
         return {"song": song, "song_id": source.song_id, "failed": ""}
@@ -128,6 +129,9 @@ def extract(
     rows = [{"shard": s.name, "song": song} for s in pending for song in s.songs if not _is_encoded(out, s, song)]
     num_songs = sum(len(shard.songs) for shard in plan)
     logger.info("%d songs in %d shards; %d songs to encode", num_songs, len(plan), len(rows))
+    if pending:  # an index over shards that change would lie
+        for name in (INDEX_NAME, INFO_NAME):
+            (out / name).unlink(missing_ok=True)
     cluster = connect()
     make_worker = functools.partial(EncodeWorker, profile, "cuda" if cluster.num_gpus else "cpu", out / PROGRESS)
     failed: dict[str, str] = {}
@@ -208,10 +212,11 @@ def _read_facts(out: Path, shard: PlannedShard) -> dict[str, Any] | None:
     try:
         facts = json.loads(_facts_path(out, shard.name).read_text(encoding="utf-8"))
         is_same = facts["fingerprint"] == shard.fingerprint
-        has_file = (out / shard.name).exists() or not facts["rows"]
+        rows = [IndexRow(**row) for row in facts["rows"]]
+        is_whole = not rows or (out / shard.name).stat().st_size == rows[0].shard_bytes
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return facts if is_same and has_file else None
+    return facts if is_same and is_whole and not facts["failed"] else None
 
 
 def _remove_stale(out: Path, plan: Sequence[PlannedShard]) -> None:
@@ -301,10 +306,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("shards"), help="folder of the dataset (default: shards/)")
     parser.add_argument("--clean", type=Path, help="folder that clean_lyrics.py wrote (default: clean/ beside --in)")
-    parser.add_argument(
-        "--profile", choices=sorted(PROFILES), default=os.environ.get("SONGBLOOM_PROFILE", "full"),
-        help="encoders and settings (default: $SONGBLOOM_PROFILE, else full)",
-    )  # fmt: skip
+    add_model_flags(parser, ("muq", "codebook", "vae"))
     parser.add_argument(
         "--val-fraction", type=float, default=0.01, help="share of songs for validation (default: 0.01)"
     )
@@ -323,7 +325,7 @@ def main() -> tuple[dict[str, Any], int]:
         raise InputError("--shard-bytes and --workers: expected 1 or more")
     if not source.exists():
         raise InputError(f"{source}: no such folder or manifest; put audio there, or name another with --in")
-    profile = get_profile(arguments.profile)
+    profile = read_profile(arguments)
     check_models(profile, MODELS)
     with lock(out):
         songs, failed = find_work(source, resolve_path(arguments.clean) if arguments.clean else None, profile)

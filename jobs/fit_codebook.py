@@ -9,7 +9,6 @@ import argparse
 import functools
 import hashlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -21,21 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.cluster import Row, Step, connect, resolve_path, stream
-from jobs.command import EXIT_FINE, CommandParser, run_command
+from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile, run_command
 from pipeline.audio import AudioDecodeError
 from pipeline.codebook import Codebook
 from pipeline.codebook_fitter import CodebookFitter
 from pipeline.encode_song import FeatureSampler
 from pipeline.inputs import InputError, SongInput, find_songs
 from pipeline.models import fingerprint_model, resolve_model
-from pipeline.profiles import PROFILES, Profile, get_profile
+from pipeline.profiles import Profile
 from shards.atomic_file import open_atomic
-from shards.schema import CODEBOOK_SIZE
+from shards.schema import CODEBOOK_SIZE, FRAME_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
 PROGRESS = ".progress"
 STATE = "fitter.npz"
+MIN_VECTORS_PER_CODE = 32  # fewer and entries are single frames rather than means of many
 
 
 class SampleWorker:
@@ -86,7 +86,14 @@ def fit(files: Sequence[Path], config: CodebookFitter.Config, epochs: int, state
         fitter.finish_step()
         with open_atomic(state) as file:
             np.savez(file, allow_pickle=False, epoch=np.array(epoch + 1), **fitter.state())
-        logger.info("epoch %d of %d: %s", epoch + 1, epochs, fitter.report())
+        report = fitter.report()
+        logger.info(
+            "epoch %d of %d: %.0f %% of entries used, perplexity %.0f",
+            epoch + 1,
+            epochs,
+            100 * report.usage,
+            report.perplexity,
+        )
     return fitter
 
 
@@ -133,6 +140,15 @@ def fit_codebook(source: Path, out: Path, profile: Profile, arguments: argparse.
     config = CodebookFitter.Config(
         feature_dim=feature_dim, codebook_dim=min(arguments.codebook_dim, feature_dim), seed=arguments.seed
     )
+    num_vectors = sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in files)
+    if num_vectors < MIN_VECTORS_PER_CODE * config.codebook_size:
+        logger.warning(
+            "%d frames for %d entries: many entries will hold one frame each; expected at least %d frames (%.1f hours)",
+            num_vectors,
+            config.codebook_size,
+            MIN_VECTORS_PER_CODE * config.codebook_size,
+            MIN_VECTORS_PER_CODE * config.codebook_size / FRAME_RATE_HZ / 3600,
+        )
     fitter = fit(files, config, arguments.epochs, folder / STATE)
     codebook: Codebook = fitter.codebook({"muq": profile.muq, "muq_sha256": muq, "muq_layer": profile.muq_layer})
     report = codebook.measure(_load(files))
@@ -156,10 +172,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("codebook"), help="folder of the codebook (default: codebook/)"
     )
-    parser.add_argument(
-        "--profile", choices=sorted(PROFILES), default=os.environ.get("SONGBLOOM_PROFILE", "full"),
-        help="which MuQ (default: $SONGBLOOM_PROFILE, else full)",
-    )  # fmt: skip
+    add_model_flags(parser, ("muq",))
     parser.add_argument("--layer", type=int, help="hidden state of MuQ (default: the profile's)")
     parser.add_argument(
         "--codebook-dim", type=int, default=32, help="channels of a code (default: 32, as LeVo's quantiser)"
@@ -180,7 +193,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> tuple[dict[str, Any], int]:
     """Run the command."""
     arguments = parse_arguments()
-    profile = get_profile(arguments.profile)
+    profile = read_profile(arguments)
     if arguments.layer is not None:
         profile = replace(profile, muq_layer=arguments.layer)
     if min(arguments.codebook_dim, arguments.max_vectors, arguments.epochs) < 1:

@@ -7,8 +7,8 @@ headers, which is converted. The prompt is any audio: 10 s from --prompt-start a
 import argparse
 import json
 import logging
-import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from jobs.cluster import resolve_path
-from jobs.command import EXIT_FINE, CommandParser, run_command
+from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile, run_command
 from model.checkpoint import CheckpointError, load_model
 from model.sampling import PRESETS, generate
 from pipeline.audio import AudioDecodeError, decode_audio, resample, to_stereo
@@ -28,7 +28,7 @@ from pipeline.inputs import InputError
 from pipeline.lyrics import parse_lyrics
 from pipeline.lyrics_encoding import read_lyrics
 from pipeline.phonemes import Phonemizer
-from pipeline.profiles import PROFILES, check_models, get_profile
+from pipeline.profiles import check_models
 from pipeline.songbloom_format import validate
 from pipeline.untimed_lyrics import format_untimed
 from pipeline.vae_latents import VaeCodec
@@ -66,7 +66,11 @@ def read_orders(arguments: argparse.Namespace) -> list[Order]:
         ]
     path = resolve_path(arguments.batch)
     orders = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"--batch {path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -81,6 +85,17 @@ def read_orders(arguments: argparse.Namespace) -> list[Order]:
     if not orders:
         raise InputError(f"{path}: no songs in it")
     return orders
+
+
+def check_orders(orders: Sequence[Order]) -> None:
+    """Refuse before any work what could not be written after it."""
+    for order in orders:
+        if not soundfile.check_format(order.out.suffix[1:].upper() or "-", "PCM_16"):
+            raise InputError(f"--out {order.out}: no such audio format; take .flac or .wav")
+        if order.out.is_dir() or order.seed < 0:
+            raise InputError(
+                f"--out {order.out}: a folder" if order.out.is_dir() else f"seed {order.seed}: expected 0 or more"
+            )
 
 
 def to_songbloom_format(path: Path) -> str:
@@ -99,9 +114,12 @@ def to_songbloom_format(path: Path) -> str:
 def main() -> tuple[dict[str, Any], int]:
     """Run the command."""
     arguments = parse_arguments()
-    profile = get_profile(arguments.profile)
+    profile = read_profile(arguments)
     check_models(profile, ("vae",))
     orders = read_orders(arguments)
+    check_orders(orders)
+    if not 0 < arguments.seconds < 3_600:
+        raise InputError(f"--seconds {arguments.seconds}: expected more than 0 and less than an hour")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model, _ = load_model(resolve_path(arguments.checkpoint), device)
@@ -109,6 +127,7 @@ def main() -> tuple[dict[str, Any], int]:
         raise InputError(f"--checkpoint: {error}") from error
     codec = load_codec(profile, device)
     phonemizer = Phonemizer("plain")
+    logger.info("%d songs to write on %s; reading lyrics and prompts", len(orders), device)
     lyric_ids = []
     for order in orders:
         phonemes = phonemizer.lyric_ids(order.lyrics)
@@ -160,7 +179,7 @@ def _write(order: Order, latents: NDArray[np.float32], ended: str, codec: VaeCod
 
 
 def _show_progress(done: int, most: int) -> None:
-    if done == most or done % 25 == 0 or sys.stderr.isatty():
+    if done == most or done % 10 == 0 or sys.stderr.isatty():
         logger.info("%d of at most %d blocks", done, most)
 
 
@@ -182,10 +201,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same song (default: 0)")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="paper", help="sampling settings (default: paper)")
     parser.add_argument("--steps", type=int, help="Euler steps of the diffusion (default: the preset's, 36)")
-    parser.add_argument(
-        "--profile", choices=sorted(PROFILES), default=os.environ.get("SONGBLOOM_PROFILE", "full"),
-        help="which VAE: that of the shards that the model was trained on (default: $SONGBLOOM_PROFILE, else full)",
-    )  # fmt: skip
+    add_model_flags(parser, ("vae",))
     return parser.parse_args()
 
 

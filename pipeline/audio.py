@@ -48,8 +48,8 @@ def require_regular_file(path: Path) -> None:
     """Raise AudioDecodeError unless `path` leads to a readable, non-empty regular file (a pipe would block us)."""
     try:
         status = path.stat()
-    except OSError as error:
-        raise AudioDecodeError(f"cannot be opened: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise AudioDecodeError(f"cannot be opened: {getattr(error, 'strerror', error)}") from error
     if not stat.S_ISREG(status.st_mode):
         raise AudioDecodeError("not a regular file")
     if status.st_size == 0:

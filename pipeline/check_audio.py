@@ -61,7 +61,7 @@ class CheckAudio(Stage):
                 "silent", f"peak {20 * np.log10(max(peak, 1e-10)):.0f} dBFS, expected above {SILENCE_PEAK_DBFS:.0f}"
             )
         song.metrics.update(measure_audio(song.mix, song.sample_rate))
-        song.warnings = find_warnings(song.mix, song.metrics)
+        song.warnings += find_warnings(song.mix, song.metrics)
         limit = self.config.max_clipped_share
         if limit is not None and song.metrics["clipped_share"] > limit:
             return Drop("clipped", f"{song.metrics['clipped_share']:.0%} of the samples are at full scale")

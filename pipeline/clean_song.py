@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.check_audio import CheckAudio
 from pipeline.clean_folder import file_stem, format_lrc, format_textgrid, song_row, write_record, write_text
 from pipeline.inputs import SongInput
 from pipeline.label_sections import LabelSections
-from pipeline.lyrics_encoding import LyricsError, decode_lyrics
+from pipeline.lyrics_encoding import LyricsError, decode_lyrics, read_lyrics_bytes
 from pipeline.models import fingerprint_model, resolve_model
 from pipeline.profiles import Profile
 from pipeline.separate_vocals import SeparateVocals
@@ -72,11 +72,6 @@ class CleanSettings:
         ]
 
 
-def with_asr(profile: Profile, name: str | None) -> Profile:
-    """Return the profile with another recogniser, if one is named."""
-    return replace(profile, asr=name) if name else profile
-
-
 def song_fingerprint(settings_fingerprint: str, sha256: str, source: SongInput, lyrics: bytes) -> str:
     """Return the hash that a finished song is known by: its bytes, its lyrics, what is said of it, the settings."""
     digest = hashlib.sha256(settings_fingerprint.encode())
@@ -88,8 +83,8 @@ def song_fingerprint(settings_fingerprint: str, sha256: str, source: SongInput, 
 def lyrics_bytes(source: SongInput) -> bytes:
     """Return the lyrics of a song as bytes, empty where it has none."""
     if source.lyrics_text is not None:
-        return source.lyrics_text.encode()
-    return source.lyrics_path.read_bytes() if source.lyrics_path else b""
+        return source.lyrics_text.encode("utf-8", "replace")  # half an emoji from a manifest is no text
+    return read_lyrics_bytes(source.lyrics_path) if source.lyrics_path else b""
 
 
 def start_song(source: SongInput, sha256: str) -> Song:

@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pipeline.audio import AUDIO_SUFFIXES
 
 LYRICS_SUFFIXES = (".lrc", ".txt")
 LYRICS_STEMS = ("lyrics", "lyric")
+MAX_PATH_BYTES = 1_024  # file systems allow 255 a name; a path beyond this is a mistake
 MANIFEST_SUFFIXES = (".jsonl", ".csv", ".parquet")
 MANIFEST_COLUMNS = ("audio", "lyrics", "lyrics_path", "song_id", "language", "title", "artist")
 
@@ -69,14 +70,13 @@ def _scan_folder(root: Path) -> list[SongInput]:
         subfolders.sort()
         audio = sorted(name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES)
         found += [(Path(folder) / name, names if len(audio) == 1 else []) for name in audio]
-    stems = defaultdict(list)
-    for path, _ in found:
-        stems[str(path.relative_to(root).with_suffix(""))].append(path)
+    names_of_songs = Counter(str(path.relative_to(root).with_suffix("")) for path, _ in found)
+    names_of_songs.update(str(path.relative_to(root)) for path, _ in found)
     songs = []
     for path, folder_names in found:
         relative = path.relative_to(root)
         song_id = str(relative.with_suffix(""))
-        if len(stems[song_id]) > 1:  # a.mp3 beside a.flac: the suffix tells them apart
+        if names_of_songs[song_id] > 1:  # a.mp3 beside a.flac, or beside a.mp3.wav: the suffix tells them apart
             song_id = str(relative)
         songs.append(_checked(SongInput(song_id, path, str(relative), _lyrics_beside(path, folder_names))))
     return songs
@@ -112,6 +112,11 @@ def _read_manifest(path: Path) -> Iterator[SongInput]:
         audio = row.get("audio")
         if not isinstance(audio, str) or not audio:
             raise InputError(f"{where}: no 'audio'; a manifest has the columns {', '.join(MANIFEST_COLUMNS)}")
+        for name in MANIFEST_COLUMNS:
+            if not isinstance(row.get(name), str | int | None):
+                raise InputError(f"{where}: {name!r} is a {type(row[name]).__name__}, expected text")
+            if isinstance(row.get(name), str):  # half an emoji cannot be written to any output
+                row[name] = row[name].encode("utf-8", "replace").decode()
         target = _inside(root, audio, where)
         song_id = str(row.get("song_id") or Path(os.path.relpath(target, root)).with_suffix(""))
         if song_id in seen:
@@ -133,6 +138,8 @@ def _read_manifest(path: Path) -> Iterator[SongInput]:
 
 def _inside(root: Path, name: str, where: str) -> Path:
     target = Path(os.path.normpath(root / name))
+    if target == root or len(os.fsencode(name)) > MAX_PATH_BYTES or "\0" in name:
+        raise InputError(f"{where}: {name[:80]!r} names no file")
     if not target.is_relative_to(root):
         raise InputError(
             f"{where}: {name!r} lies outside the manifest's folder {root}; move the manifest above its audio"
@@ -155,7 +162,7 @@ def _manifest_rows(path: Path) -> Iterator[dict[str, Any]]:
                         if not isinstance(row, dict):
                             raise InputError(f"{path}: row {number} is {type(row).__name__}, expected an object")
                         yield row
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as a manifest: {error}") from error

@@ -32,11 +32,19 @@ class LyricsError(ValueError):
 
 
 def read_lyrics(path: Path) -> str:
-    """Read and decode one lyrics file; only regular files are opened, so a pipe cannot hang the reader."""
+    """Read and decode one lyrics file."""
+    try:
+        return decode_lyrics(read_lyrics_bytes(path))
+    except LyricsError as error:
+        raise LyricsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def read_lyrics_bytes(path: Path) -> bytes:
+    """Read one lyrics file; only regular files are opened, so a pipe cannot hang the reader."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise LyricsError(f"{path}: cannot be opened ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise LyricsError(f"{path}: cannot be opened ({getattr(error, 'strerror', error)})") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise LyricsError(f"{path}: not a regular file")
@@ -46,10 +54,7 @@ def read_lyrics(path: Path) -> str:
         raise LyricsError(f"{path}: cannot be read ({error.strerror})") from error
     finally:
         os.close(descriptor)
-    try:
-        return decode_lyrics(data)
-    except LyricsError as error:
-        raise LyricsError(f"{path}: {error}") from error
+    return data
 
 
 def decode_lyrics(data: bytes) -> str:

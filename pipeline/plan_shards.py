@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,10 +113,8 @@ def songs_from_clean(source: Path, clean: Path, models: dict[str, Any]) -> list[
     for row in rows:
         if row.pop("verdict") != "keep":
             continue
-        order = _encode_order(source, row, "clean", models)
-        if not order.path.resolve().is_relative_to(source.resolve()):
-            raise InputError(f"{path}: audio {row['audio']!r} of song {row['song_id']!r} lies outside {source}")
-        songs.append(order)
+        _check_row(row, source, path)
+        songs.append(_encode_order(source, row, "clean", models))
     if not songs:
         raise InputError(f"{path}: no kept song among {len(rows)}; its report.html says why each was rejected")
     missing = [song for song in songs if not song.path.exists()]
@@ -125,6 +124,27 @@ def songs_from_clean(source: Path, clean: Path, models: dict[str, Any]) -> list[
             "--in must be the folder that was cleaned"
         )
     return songs
+
+
+def _check_row(row: dict[str, Any], source: Path, path: Path) -> None:
+    """Refuse a row that cleaning never writes; what is wrong within its lists, the shard writer finds and names."""
+    where = f"{path}: song {row['song_id']!r}"
+    for name in ("song_id", "audio", "sha256", "language", "songbloom_lyrics"):
+        if not isinstance(row[name], str) or "\0" in row[name] or len(row[name]) > 1_000_000:
+            raise InputError(f"{where}: {name} is {str(row[name])[:80]!r}, expected text")
+    if not isinstance(row["duration_s"], float) or not 0 < row["duration_s"] < float("inf"):
+        raise InputError(f"{where}: duration_s is {row['duration_s']!r}, expected seconds")
+    for name in ("lines", "words", "sections"):
+        spans = row[name]
+        if not isinstance(spans, list) or not all(
+            isinstance(span, dict) and None not in span.values() for span in spans
+        ):
+            raise InputError(f"{where}: {name} has gaps; clean it again")
+    if not row["sections"] or not isinstance(row["metrics"], dict):
+        raise InputError(f"{where}: no sections or no metrics; clean it again")
+    # By name and not by what a link leads to: a folder of links is a common way to choose songs.
+    if not Path(os.path.normpath(source / row["audio"])).is_relative_to(source):
+        raise InputError(f"{where}: audio {row['audio']!r} lies outside {source}")
 
 
 def song_from_raw(

@@ -68,6 +68,7 @@ class Whisper:
             )
         self._model = self._pipeline.model
         self.is_multilingual = bool(self._model.model.is_multilingual)
+        self.languages = tuple(self._model.supported_languages)
 
     def detect_language(self, samples: NDArray[np.float32]) -> str:
         """Return the ISO 639-1 code that most 30 s windows of 16 kHz mono [L] speak for."""
@@ -85,10 +86,10 @@ class Whisper:
         """Transcribe 16 kHz mono [L] and time every word.
 
         Raises:
-            LanguageError: an English-only model and another language.
+            LanguageError: a language that the model does not know.
         """
-        if not self.is_multilingual and language != "en":
-            raise LanguageError(f"language is {language!r}, this Whisper model knows English only")
+        if language not in self.languages:
+            raise LanguageError(f"language is {language!r}, this Whisper model knows {', '.join(self.languages)}")
         try:
             segments = self._pipeline.transcribe(samples, batch_size=self._batch_size, language=language)["segments"]
         except IndexError:  # WhisperX on audio in which its voice activity model finds nothing

@@ -192,13 +192,13 @@ def write_index(root: Path, rows: Iterable[IndexRow]) -> None:
         pq.write_table(table, file, compression="zstd", row_group_size=_ROWS_PER_GROUP)
 
 
-def read_index(root: Path) -> Index:
+def read_index(root: Path | str) -> Index:
     """Return the index of the dataset in `root`.
 
     Raises:
         ShardError: missing, not Parquet, of another schema version, with other columns, or absurdly long or empty.
     """
-    path = root / INDEX_NAME
+    path = Path(root) / INDEX_NAME
     if not path.is_file():
         raise ShardError(
             f"{path} is missing; name a folder that jobs/extract_tokens.py --out has finished, or run it again: "

@@ -6,7 +6,6 @@ One test after the other uses what the one before left, as a user does.
 import hashlib
 import json
 import shutil
-import socket
 import subprocess
 import wave
 from pathlib import Path
@@ -35,15 +34,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(run, workplace):
+def cluster(ray_head, workplace):
     """A running Ray with the two CPUs that a small machine has."""
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 8265)) == 0:
-            pytest.skip("a Ray dashboard is running on this machine already; stop it with `ray stop`")
-    started = run(workplace, "ray start --head --num-cpus 2")
-    assert started.returncode == 0, started.stderr
-    yield
-    run(workplace, "ray stop --force")
+    head = ray_head(workplace)
+    yield head
+    head.stop()
 
 
 def test_clean_lyrics_as_a_ray_job_without_arguments(run, workplace, cluster):
@@ -103,7 +98,7 @@ def test_extract_tokens_with_and_without_a_running_ray_gives_the_same_bytes(run,
     with_ray = totals(run(workplace, "python jobs/extract_tokens.py --in raw/ --out shards/"))
     assert with_ray["songs"] >= 1
     first = digests(workplace / "shards")
-    run(workplace, "ray stop --force")
+    cluster.stop()
     totals(run(workplace, "python jobs/extract_tokens.py --in raw/ --out other/ --workers 2"))
     assert digests(workplace / "other") == first
     verified = run(workplace, "python -m shards verify shards/")

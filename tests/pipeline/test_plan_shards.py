@@ -84,7 +84,8 @@ def test_prompts_come_from_different_places():
 def clean_row(audio: str, verdict: str = "keep") -> dict:
     return {field.name: None for field in SONGS_SCHEMA} | {
         "song_id": audio, "audio": audio, "sha256": "0" * 64, "duration_s": 1.0, "language": "en", "verdict": verdict,
-        "lines": [], "words": [], "sections": [], "songbloom_lyrics": "[inst]", "metrics": None,
+        "lines": [], "words": [], "sections": [{"label": "inst", "start_s": 0.0, "end_s": 1.0}],
+        "songbloom_lyrics": "[inst]", "metrics": {"lufs": -14.0},
     }  # fmt: skip
 
 
