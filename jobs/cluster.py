@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,7 +109,15 @@ def _join_or_start() -> str:
 def _started_cluster() -> str | None:
     """Return the address that `ray start --head` left on this machine; never that of another program's own Ray."""
     path = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-    return path.read_text().strip() if path.exists() else None
+    if not path.exists():
+        return None
+    address = path.read_text().strip()
+    host, _, port = address.rpartition(":")
+    try:  # a cluster that was killed leaves its address behind, and Ray would wait for it
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except (OSError, ValueError):
+        return None
+    return address
 
 
 def stream(rows: Sequence[Row], steps: Sequence[Step]) -> Iterator[Row]:

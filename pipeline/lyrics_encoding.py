@@ -11,6 +11,7 @@ from pathlib import Path
 
 MAX_LYRICS_BYTES = 1_000_000  # the longest songs have about 10 kB of lyrics
 MAX_CONTROL_SHARE = 0.02  # more control characters than this is no text; random bytes read as Latin-1 have 0.2
+MAX_STRAY_CONTROLS = 8  # in a short text a few strays are a large share
 MAX_ACCENT_SHARE = 0.4  # of the letters in Latin-1 text; French and Czech stay under 0.2, misread Cyrillic is near 1
 MIN_COMMON_HAN_SHARE = 0.3  # of the non-ASCII characters in GBK or Big5; traditional text in GBK has about 0.5
 MAX_COMBINING_RUN = 4  # stacked accents; Vietnamese needs 2, and longer runs make normalisation slow
@@ -74,7 +75,8 @@ def decode_lyrics(data: bytes) -> str:
         raise LyricsError(
             f"marked as {encoding}, but byte {error.start} does not fit; save the file as UTF-8"
         ) from error
-    if _control_share(text) > MAX_CONTROL_SHARE:
+    share = _control_share(text)
+    if share > MAX_CONTROL_SHARE and share * len(text) > MAX_STRAY_CONTROLS:
         raise LyricsError("binary data, not text")
     return clean_text(text)
 
@@ -143,7 +145,8 @@ def _check_latin(data: bytes) -> str:
     """Return the Western codec for `data` if its letters look Western."""
     name = "cp1252" if _decodes(data, "cp1252") is not None else "latin-1"
     text = data.decode(name)
-    if _control_share(text) > MAX_CONTROL_SHARE:
+    share = _control_share(text)
+    if share > MAX_CONTROL_SHARE and share * len(text) > MAX_STRAY_CONTROLS:
         raise LyricsError("binary data, not text")
     letters = [char for char in text if char.isalpha()]
     accented = sum(char > "\x7f" for char in letters)

@@ -96,3 +96,32 @@ def test_nothing_to_do_is_an_error(tmp_path):
         find_songs(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         find_songs(tmp_path / "raw")
+
+
+def test_a_name_that_looks_like_another_name_with_its_suffix_is_a_song_of_its_own(tmp_path):
+    put(tmp_path, "a.mp3", "a.flac", "a.mp3.wav")
+    ids = [song.song_id for song in find_songs(tmp_path)]
+    assert len(set(ids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"audio": "."}, "names no file"),
+        ({"audio": "a" * 5000}, "names no file"),
+        ({"audio": "a\0.mp3"}, "names no file"),
+        ({"audio": "a.mp3", "lyrics": ["l1", "l2"]}, "'lyrics' is a list"),
+        ({"audio": "a.mp3", "language": {"en": 1}}, "'language' is a dict"),
+    ],
+)
+def test_manifest_values_of_another_kind_are_refused(tmp_path, row, message):
+    (tmp_path / "songs.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=message):
+        find_songs(tmp_path / "songs.jsonl")
+
+
+def test_half_an_emoji_is_replaced(tmp_path):
+    (tmp_path / "songs.jsonl").write_text('{"audio": "a.mp3", "title": "x \\ud83c", "lyrics": "la \\ud83c la"}')
+    (song,) = find_songs(tmp_path / "songs.jsonl")
+    assert song.title == "x ?"
+    assert song.lyrics_text.encode()
