@@ -39,14 +39,12 @@ def test_a_fault_of_ours_stops_the_job_and_names_the_song(tmp_path):
 
 
 def test_the_message_is_that_of_the_innermost_error():
-    try:
-        try:
-            with naming("x"):
-                raise MemoryError("7 GB")
-        except MemoryError as error:
-            raise JobError("a wrapper") from error
-    except JobError as error:
-        assert _root_message(error) == "MemoryError: 7 GB (song 'x')"
+    inner = MemoryError("7 GB")
+    with pytest.raises(MemoryError), naming("x"):
+        raise inner
+    wrapper = JobError("a wrapper")
+    wrapper.__cause__ = inner
+    assert _root_message(wrapper) == "MemoryError: 7 GB (song 'x')"
 
 
 def test_a_pipe_as_lyrics_does_not_hang_and_is_told(tmp_path):
