@@ -164,7 +164,7 @@ def _agreement(candidates: Sequence[Candidate], lines: Sequence[Candidate], hear
     return {
         "given_found": float(found / max(given, 1)),
         "coverage": float((explained * heard_sizes).sum() / max(heard_sizes.sum(), 1)),
-        "cer": float(matched_errors / max(matched_letters, 1)),
+        **({"cer": float(matched_errors / matched_letters)} if matched_letters else {}),
     }
 
 
