@@ -12,7 +12,6 @@ Nothing here depends on the number of ranks or on ZeRO's stage, and nothing is e
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from model.config import ConfigError
 from model.settings import RunConfig, config_from_dict
 from model.song_model import SongModel
 from model.strict_yaml import build
+from shards.atomic_file import sync
 
 WEIGHTS_NAME = "model.safetensors"
 STATE_NAME = "state.json"
@@ -98,7 +98,7 @@ class CheckpointWriter:
         path = self._partial / f"{name}.safetensors"
         try:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
-            _sync(path)
+            sync(path)
         except (OSError, SafetensorError) as error:
             raise self._failure(error) from error
 
@@ -119,11 +119,11 @@ class CheckpointWriter:
         files = sorted(self._partial.iterdir())
         marker = {file.name: {"bytes": file.stat().st_size, "sha256": _hash(file)} for file in files}
         _write_json(self._partial / MARKER_NAME, {"files": marker})
-        _sync(self._partial)
+        sync(self._partial)
         if self.path.exists():  # damaged, or the run would have gone on from it
             shutil.rmtree(self.path)
         self._partial.rename(self.path)
-        _sync(self.path.parent)
+        sync(self.path.parent)
         for old in list_checkpoints(self.path.parent)[self._keep :]:
             (old / MARKER_NAME).unlink()
             shutil.rmtree(old)
@@ -315,7 +315,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    _sync(path)
+    sync(path)
 
 
 def _hash(path: Path) -> str:
@@ -324,12 +324,3 @@ def _hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _sync(path: Path) -> None:
-    """Make what was written to a file or a folder survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

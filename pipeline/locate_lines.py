@@ -30,9 +30,9 @@ MAX_RECOVERED_WORDS = 12
 TYPICAL_WORD_S = 0.35
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Candidate:
-    """A line that may be in the output, with the evidence for it."""
+    """A line that may be in the output, with the evidence for it; lines of equal words are different lines."""
 
     words: list[str]
     text: str
