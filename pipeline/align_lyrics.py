@@ -34,9 +34,9 @@ class AlignLyrics(Stage):
     """Check the given lyrics line by line against the vocals and time every word.
 
     Reads:  song.lyrics_text, song.speech, song.voice, song.transcript, song.language
-    Adds:   song.lines, song.words, song.dropped; metrics evidence (see `measure_evidence`), coverage (share of what was
-            heard that the given lines explain), cer (character error rate of kept lines against what was heard),
-            mean_score (of the words), given_found (share of the given words that were heard)
+    Adds:   song.header_labels, song.lines, song.words, song.dropped; metrics evidence (see `measure_evidence`),
+            coverage (share of what was heard that the given lines explain), cer (character error rate of kept lines
+            against what was heard), mean_score (of the words), given_found (share of the given words that were heard)
     Drops:  "no_lyrics", "lyrics_mismatch", "low_coverage"
     """
 
@@ -67,6 +67,7 @@ class AlignLyrics(Stage):
         assert song.voice is not None
         parsed = parse_lyrics(song.lyrics_text)
         song.dropped = list(parsed.dropped)
+        song.header_labels = [header.label for header in parsed.headers]
         candidates = [_candidate(line, song.language) for line in parsed.lines]
         candidates = [c for c in candidates if c.words]
         if not candidates:
