@@ -6,28 +6,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.locate_lines import (
-    TYPICAL_WORD_S,
-    Candidate,
-    estimate_times,
-    explain_runs,
-    locate_expected,
-    locate_lines,
-)
+from pipeline.find_sung import find_sung
+from pipeline.locate_lines import Candidate, estimate_times, explain_runs, locate_expected, locate_lines
 from pipeline.lyrics import LyricLine, parse_lyrics, split_words
-from pipeline.match_words import SAME_WORD_SIMILARITY, alignment_score, similarities, sound_key
-from pipeline.place_words import VoiceActivity, place_words
+from pipeline.match_words import alignment_score, similarities, sound_key
+from pipeline.place_words import place_words
+from pipeline.repair_line import repair_line
 from pipeline.song import Drop, DroppedLine, Line, Song, Word
 from pipeline.stage import Stage
-from pipeline.whisper import TimedWord, Whisper, load_whisper
+from pipeline.sung_audio import SungAudio
+from pipeline.whisper import Whisper, load_whisper
 
-# A line that was not heard may still be sung where the recogniser was deaf: it is tried where the voice sounds.
-MIN_UNHEARD_VOICE_SHARE = 0.5
-MIN_UNHEARD_LINE_SCORE = 0.35
 NUM_SHUFFLES = 10  # enough to know their mean to a hundredth
-# A given word is wrong where another was heard clearly in its place.
-MIN_REPAIR_HEARD_SCORE = 0.6
-MAX_REPAIRED_SHARE = 0.4
 
 
 class AlignLyrics(Stage):
@@ -87,44 +77,14 @@ class AlignLyrics(Stage):
             song.dropped += [DroppedLine(c.text, "not_sung") for c in candidates if not c.is_found]
             return Drop("low_coverage", f"the given lines explain {song.metrics['coverage']:.0%} of what was heard")
         estimate_times(lines, heard)
-        voice = VoiceActivity(song.voice)
-        lines = self._try_unheard(song, candidates, lines, voice)
+        audio = SungAudio(self._whisper, song)
+        lines = find_sung(candidates, lines, heard, audio)
         for line in lines:
-            _repair(line, heard)
-        self._place(song, lines, voice)
+            repair_line(line, heard, audio)
+        place_words(lines, audio)
         _fill_song(song, lines, [c for c in candidates if c not in lines])
         song.metrics["mean_score"] = float(np.mean([w.score for w in song.words]))
         return song
-
-    def _align(self, song: Song, start_s: float, end_s: float, words: Sequence[str]) -> list[TimedWord]:
-        assert song.speech is not None
-        return self._whisper.align(song.speech, start_s, end_s, words, song.language)
-
-    def _place(self, song: Song, lines: list[Candidate], voice: VoiceActivity) -> None:
-        place_words(lines, lambda a, b, words: self._align(song, a, b, words), voice, song.duration_s)
-
-    def _try_unheard(
-        self, song: Song, candidates: list[Candidate], lines: list[Candidate], voice: VoiceActivity
-    ) -> list[Candidate]:
-        """Add given lines that were not heard where their neighbours leave room in which the voice sounds."""
-        for k, candidate in enumerate(candidates):
-            if candidate.is_found:
-                continue
-            before = next((c for c in candidates[k - 1 :: -1] if c in lines), None) if k else None
-            after = next((c for c in candidates[k + 1 :] if c in lines), None)
-            start_s = before.end_s if before else 0.0
-            end_s = after.start_s if after else song.duration_s
-            end_s = min([end_s, *(c.start_s for c in lines if c.start_s >= start_s and c is not before)])
-            need_s = len(candidate.words) * TYPICAL_WORD_S / 2
-            if end_s - start_s < need_s or voice.share(start_s, end_s) < MIN_UNHEARD_VOICE_SHARE:
-                continue
-            timed = self._align(song, start_s, min(end_s, start_s + 28.0), candidate.words)
-            if np.mean([w.score for w in timed]) < MIN_UNHEARD_LINE_SCORE:
-                continue
-            candidate.start_s, candidate.end_s = timed[0].start_s, timed[-1].end_s
-            place = next((p for p, c in enumerate(lines) if c.start_s > candidate.start_s), len(lines))
-            lines = [*lines[:place], candidate, *lines[place:]]
-        return lines
 
 
 def _candidate(line: LyricLine, language: str) -> Candidate:
@@ -163,41 +123,6 @@ def _agreement(candidates: Sequence[Candidate], lines: Sequence[Candidate], hear
         "coverage": float((explained * heard_sizes).sum() / max(heard_sizes.sum(), 1)),
         **({"cer": float(matched_errors / matched_letters)} if matched_letters else {}),
     }
-
-
-def _repair(line: Candidate, heard: Sequence[Word]) -> None:
-    """Replace words of a given line where another word was clearly heard between two words that agree."""
-    if line.source == "asr" or not line.heard:
-        return
-    known = dict(line.heard)
-    words, repaired = list(line.words), 0
-    for k, word in enumerate(line.words):
-        if k in known:
-            continue
-        j = known[k - 1] + 1 if k - 1 in known else (known[k + 1] - 1 if k + 1 in known else -1)
-        if not line.first_heard <= j <= line.last_heard or j in known.values():
-            continue
-        after_fits = k + 1 == len(line.words) or known.get(k + 1) == j + 1
-        before_fits = k == 0 or known.get(k - 1) == j - 1
-        if not (after_fits and before_fits) or heard[j].score < MIN_REPAIR_HEARD_SCORE:
-            continue
-        if similarities([word], [heard[j].text])[0, 0] < SAME_WORD_SIMILARITY:
-            words[k] = _like(heard[j].text, word)
-            repaired += 1
-    if repaired and repaired <= max(1, MAX_REPAIRED_SHARE * len(words)):
-        text = line.text
-        for old, new in zip(line.words, words, strict=True):
-            if old != new:
-                text = text.replace(old, new, 1)
-        line.words, line.text, line.edit = words, text, "repaired"
-
-
-def _like(heard: str, given: str) -> str:
-    """Write a heard word with the capital and the punctuation of the given one."""
-    core = heard.strip(".,!?;:，。！？、\"'")
-    core = core.capitalize() if given[:1].isupper() else core.lower()
-    stripped = given.rstrip(".,!?;:，。！？、")
-    return core + given[len(stripped) :]
 
 
 def _fill_song(song: Song, lines: Sequence[Candidate], missing: Sequence[Candidate]) -> None:

@@ -67,6 +67,7 @@ class Transcript:
     words: list[Word]
     language: str
     mean_logprob: float  # of the recogniser's segments, weighted by duration; 0 where nothing was heard
+    voice_probability: NDArray[np.float32]  # that somebody sings, in frames of whisper.VOICE_STEP_S
 
 
 @dataclass(slots=True, kw_only=True)

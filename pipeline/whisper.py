@@ -1,10 +1,11 @@
 """One Whisper model for two uses: transcription through WhisperX, and word times from its cross-attention."""
 
 import functools
+import itertools
 import logging
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 MAX_WINDOW_S = 30.0  # Whisper's receptive field
 TOKEN_STEP_S = 0.02  # one encoder position
+MIN_WORD_S = 0.04
+VOICE_STEP_S = 0.016875  # of the voice activity model bundled with WhisperX (270 samples at 16 kHz)
+SILENCE_S = 5.0
+MIN_TOKEN_PROBABILITY = 1e-6  # below it the logarithm is noise
 MAX_ALIGN_TOKENS = 440  # of the decoder's 448 positions, the start sequence taken off
 
 # A segment beyond these is a hallucination or a loop: the thresholds of Whisper's own decoding (arXiv:2212.04356, 4.5).
@@ -67,6 +72,8 @@ class Whisper:
                 local_files_only=True,
             )
         self._model = self._pipeline.model
+        self._pipeline.vad_model = self._voice_model = _RememberedVoice(self._pipeline.vad_model)
+        self._last_window: tuple[NDArray[np.float32], int, int, Any] | None = None
         self.is_multilingual = bool(self._model.model.is_multilingual)
         self.languages = tuple(self._model.supported_languages)
 
@@ -106,7 +113,7 @@ class Whisper:
             words += [Word(t, w.start_s, w.end_s, w.score, index) for t, w in zip(texts, timed, strict=True)]
             logprobs.append(segment["avg_logprob"] * duration)
             durations.append(duration)
-        return Transcript(words, language, sum(logprobs) / sum(durations))
+        return Transcript(words, language, sum(logprobs) / sum(durations), self._voice_model.probability)
 
     def align(
         self, samples: NDArray[np.float32], start_s: float, end_s: float, words: Sequence[str], language: str
@@ -123,7 +130,6 @@ class Whisper:
         """
         if not words:
             return []
-        window = samples[int(start_s * SPEECH_SAMPLE_RATE_HZ) : int(end_s * SPEECH_SAMPLE_RATE_HZ)]
         tokenizer = self._tokenizer(language)
         per_word = [tokenizer.encode(_with_space(word, language)) for word in words]
         if sum(map(len, per_word)) > MAX_ALIGN_TOKENS:
@@ -132,11 +138,59 @@ class Whisper:
             return self.align(samples, start_s, middle, words[:half], language) + self.align(
                 samples, middle, end_s, words[half:], language
             )
-        num_frames = min(int(len(window) / SPEECH_SAMPLE_RATE_HZ / 0.01), 3000)
-        result = self._model.model.align(
-            self._encode(window), tokenizer.sot_sequence, [sum(per_word, [])], num_frames, median_filter_width=7
-        )[0]
+        encoded, num_frames = self._encode_window(samples, start_s, end_s)
+        result = self._model.model.align(encoded, tokenizer.sot_sequence, [sum(per_word, [])], num_frames)[0]
         return _words_from_path(result.alignments, result.text_token_probs, [len(t) for t in per_word], start_s, end_s)
+
+    def measure_support(
+        self, samples: NDArray[np.float32], start_s: float, end_s: float, lines: Sequence[Sequence[str]], language: str
+    ) -> NDArray[np.float64]:
+        """Return how much more probable the window makes each line than silence does, in nats per token [lines].
+
+        log p(line | window, lines before it) - log p(line | silence, lines before it), mean over the line's tokens:
+        what the language model knows without listening cancels out. Lines that are sung in the window reach 1 to 5,
+        others stay within 1 of zero (pipeline/README.md has the experiment).
+        """
+        support: list[float] = []
+        encoded, num_frames = self._encode_window(samples, start_s, end_s)
+        for group in self._token_groups(lines, language):
+            heard = self._token_logprobs(encoded, num_frames, group, language)
+            known = self._silent_logprobs(tuple(map(tuple, group)), language)
+            bounds = np.cumsum([0, *map(len, group)])
+            support += [float((heard - known)[a:b].mean()) for a, b in itertools.pairwise(bounds)]
+        return np.array(support)
+
+    def _token_groups(self, lines: Sequence[Sequence[str]], language: str) -> Iterator[list[list[int]]]:
+        """Yield the lines as token ids, in groups that fit the decoder."""
+        group: list[list[int]] = []
+        tokenizer = self._tokenizer(language)
+        for words in lines:
+            tokens = [t for word in words for t in tokenizer.encode(_with_space(word, language))][:MAX_ALIGN_TOKENS]
+            if sum(map(len, group)) + len(tokens) > MAX_ALIGN_TOKENS:
+                yield group
+                group = []
+            group.append(tokens)
+        if group:
+            yield group
+
+    def _token_logprobs(
+        self, encoded: Any, num_frames: int, lines: Sequence[Sequence[int]], language: str
+    ) -> NDArray[np.float64]:
+        text = [token for tokens in lines for token in tokens]
+        result = self._model.model.align(encoded, self._tokenizer(language).sot_sequence, [text], num_frames)[0]
+        return np.log(np.maximum(np.array(result.text_token_probs), MIN_TOKEN_PROBABILITY))
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019  # one Whisper lives as long as its process
+    def _silent_logprobs(self, lines: tuple[tuple[int, ...], ...], language: str) -> NDArray[np.float64]:
+        silence = np.zeros(int(SILENCE_S * SPEECH_SAMPLE_RATE_HZ), dtype=np.float32)
+        return self._token_logprobs(self._encode(silence), _num_frames(silence), lines, language)
+
+    def _encode_window(self, samples: NDArray[np.float32], start_s: float, end_s: float) -> tuple[Any, int]:
+        """Return a window encoded, with its length in feature frames; the last one is remembered."""
+        first, last = int(start_s * SPEECH_SAMPLE_RATE_HZ), int(end_s * SPEECH_SAMPLE_RATE_HZ)
+        if self._last_window is None or self._last_window[0] is not samples or self._last_window[1:3] != (first, last):
+            self._last_window = samples, first, last, self._encode(samples[first:last])
+        return self._last_window[3], _num_frames(samples[first:last])
 
     def _encode(self, window: NDArray[np.float32]) -> Any:  # a ctranslate2.StorageView
         from faster_whisper.audio import pad_or_trim
@@ -154,6 +208,24 @@ class Whisper:
 def load_whisper(name: str, device: str, threads: int) -> Whisper:
     """Return the one Whisper of this process for these settings: transcription and alignment share its weights."""
     return Whisper(name, device=device, threads=threads)
+
+
+class _RememberedVoice:
+    """WhisperX's voice activity model, whose last answer is kept."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.probability = np.zeros(0, dtype=np.float32)  # of a voice, in frames of VOICE_STEP_S
+
+    def __call__(self, audio: dict[str, Any]) -> Any:
+        scores = self._model(audio)
+        self.probability = scores.data[:, 0].astype(np.float32)
+        assert abs(scores.sliding_window.step - VOICE_STEP_S) < 1e-6
+        return scores
+
+
+def _num_frames(window: NDArray[np.float32]) -> int:
+    return min(int(len(window) / SPEECH_SAMPLE_RATE_HZ / 0.01), 3000)
 
 
 def _is_hallucination(text: str, mean_logprob: float) -> bool:
