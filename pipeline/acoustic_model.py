@@ -19,6 +19,7 @@ class AcousticModel(Protocol):
 
     name: str
     blank: int
+    onset_lead_s: float  # see `CtcSong`
 
     def listen(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log probabilities, float32 [T, V], T = `count_frames`, for 16 kHz mono [L]."""

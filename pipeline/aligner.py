@@ -23,6 +23,7 @@ class SongAligner(Protocol):
     """A song that has been listened to once; words are placed in any window of it."""
 
     max_window_s: float
+    gives_pauses_to_words: bool  # a word's time includes the pause before it: its start is to be moved to the voice
 
     def align(self, start_s: float, end_s: float, words: Sequence[str]) -> list[TimedWord]:
         """Place display words in order in a window of at most `max_window_s`.
@@ -46,6 +47,7 @@ class Aligner(Protocol):
 
 class _AttentionSong:
     max_window_s = MAX_WINDOW_S
+    gives_pauses_to_words = True
 
     def __init__(self, whisper: Whisper, samples: NDArray[np.float32], language: str) -> None:
         self._whisper, self._samples, self._language = whisper, samples, language
@@ -72,7 +74,8 @@ class AttentionAligner:
 
 
 class _CtcSongOfWords:
-    max_window_s = CtcSong.max_window_s
+    max_window_s = float("inf")
+    gives_pauses_to_words = False
 
     def __init__(self, song: CtcSong, model: AcousticModel, language: str) -> None:
         self._song, self._model, self._language = song, model, language
@@ -94,8 +97,9 @@ class CtcAligner:
 
     def open_song(self, samples: NDArray[np.float32], language: str) -> SongAligner:
         """Run the model over the song, in overlapping windows."""
-        log_probs = self._model.listen(samples)
-        return _CtcSongOfWords(CtcSong(log_probs, blank=self._model.blank, frame_s=FRAME_S), self._model, language)
+        model = self._model
+        song = CtcSong(model.listen(samples), blank=model.blank, frame_s=FRAME_S, onset_lead_s=model.onset_lead_s)
+        return _CtcSongOfWords(song, model, language)
 
 
 class Aligners:

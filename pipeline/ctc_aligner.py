@@ -21,9 +21,6 @@ Spelling = tuple[Sound, ...]
 MIN_LOG_PROB = -12.0
 # Frames times sounds that one search may take: two states of a byte each, 256 MB. 15 minutes with 2900 sounds fit.
 MAX_CELLS = 1 << 27
-# A CTC model is sure of a sound some frames after it sets in. A word starts earlier by half the gap to the word before,
-# by this at most: ../shared/songs/dev and songs_real, mean onset error 0.125 to 0.076 s and 0.116 to 0.115 s.
-MAX_ONSET_LEAD_S = 0.08
 NUM_SHUFFLES = 5
 
 
@@ -44,13 +41,16 @@ class CtcSong:
         log_probs: float32 [T, V], natural logarithms, rows sum to 1.
         blank: the token of no sound.
         frame_s: seconds per frame.
+        onset_lead_s: a CTC model may be sure of a sound only some frames after it sets in. A word starts earlier by
+            half the gap to the word before, by this at most.
     """
 
-    max_window_s = float("inf")
-
-    def __init__(self, log_probs: NDArray[np.float32], *, blank: int, frame_s: float) -> None:
+    def __init__(
+        self, log_probs: NDArray[np.float32], *, blank: int, frame_s: float, onset_lead_s: float = 0.0
+    ) -> None:
         """Keep the frames; the wildcard is the likeliest token that is not blank."""
         self._frame_s = frame_s
+        self._onset_lead_s = onset_lead_s
         self._log_probs = log_probs
         self._blank = log_probs[:, blank]
         self._wildcard: NDArray[np.float32] = np.delete(log_probs, blank, axis=1).max(axis=1)
@@ -80,7 +80,7 @@ class CtcSong:
         onsets_s = (first + path.starts[bounds[:-1]]) * self._frame_s
         ends_s = (first + path.ends[bounds[1:] - 1]) * self._frame_s
         gaps_s = onsets_s - np.concatenate([[first * self._frame_s], ends_s[:-1]])
-        onsets_s -= np.clip(gaps_s / 2, 0.0, MAX_ONSET_LEAD_S)
+        onsets_s -= np.clip(gaps_s / 2, 0.0, self._onset_lead_s)
         scores = np.add.reduceat(path.scores, bounds[:-1]) / np.diff(bounds)
         return [TimedWord(float(a), float(b), float(s)) for a, b, s in zip(onsets_s, ends_s, scores, strict=True)]
 

@@ -22,6 +22,9 @@ from pipeline.phonemes_numbers import expand_chinese
 
 WINDOW_S = 20.0
 MARGIN_S = 2.0
+# It is sure of a sound 50 to 100 ms after its onset. Mean onset error on ../shared/songs/dev and songs_real without
+# this: 0.125 and 0.116 s, with it 0.076 and 0.115 s.
+ONSET_LEAD_S = 0.08
 LANGUAGES = letter_sounds.LANGUAGES | {"en", "zh"}
 
 _ARPABET = dict(
@@ -61,6 +64,8 @@ class PhoneRecogniser:
         ModelNotFoundError: the package is not installed.
         ModelFileError: the package is of another version.
     """
+
+    onset_lead_s = ONSET_LEAD_S
 
     def __init__(self, name: str) -> None:
         """Load the weights."""

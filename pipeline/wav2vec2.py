@@ -21,6 +21,8 @@ WINDOW_S = 20.0
 MARGIN_S = 2.0  # two seconds of context on either side
 MAX_VOCABULARY = 100_000
 _DIGITS = re.compile(r"[0-9]+")
+# What transformers and torch raise on files that are damaged, of another model, or pickles that would run something.
+_LOAD_ERRORS = (OSError, RuntimeError, ValueError, TypeError, KeyError, pickle.UnpicklingError)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Training only: the vector that masks the input.
 _UNUSED_WEIGHTS = frozenset({"wav2vec2.masked_spec_embed"})
@@ -39,9 +41,12 @@ class Wav2Vec2:
         ModelFileError: its files are damaged, unsafe or of another model.
     """
 
+    onset_lead_s = 0.0  # as WhisperX; not measured on singing
+
     def __init__(self, name: str, *, device: str = "cpu", batch_size: int = 4) -> None:
         """Load the weights."""
-        folder = resolve_model(name, "aligner")
+        path = resolve_model(name, "aligner")
+        folder = path.parent if path.is_file() else path
         self.name = name
         self._device = device
         self._batch_size = batch_size
@@ -53,7 +58,7 @@ class Wav2Vec2:
 
     def listen(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log probabilities, float32 [T, V], a frame per 20 ms of 16 kHz mono [L]."""
-        if self._normalise:  # over the whole song, so that quiet windows stay quiet
+        if self._normalise and len(samples):  # over the whole song, so that quiet windows stay quiet
             samples = (samples - samples.mean(dtype=np.float64)) / np.sqrt(samples.var(dtype=np.float64) + 1e-7)
         return listen_in_windows(
             samples.astype(np.float32),
@@ -88,6 +93,7 @@ class Wav2Vec2:
 
 def _load(folder: Path) -> Any:  # a transformers.Wav2Vec2ForCTC
     """Load safetensors, else a pickle of tensors only (`weights_only=True`: nothing in it can run)."""
+    from safetensors import SafetensorError
     from transformers import Wav2Vec2ForCTC
 
     weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
@@ -102,7 +108,7 @@ def _load(folder: Path) -> Any:  # a transformers.Wav2Vec2ForCTC
             output_loading_info=True,
             dtype=torch.float32,
         )
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
+    except (*_LOAD_ERRORS, SafetensorError) as error:
         raise ModelFileError(f"{weights}: {error}; expected the weights of a Wav2Vec2ForCTC") from error
     missing = set(report["missing_keys"]) - _UNUSED_WEIGHTS
     if missing or report["mismatched_keys"]:
