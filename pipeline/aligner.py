@@ -32,8 +32,8 @@ class SongAligner(Protocol):
             One TimedWord per word, times monotone, in seconds of the song.
         """
 
-    def measure_evidence(self, words: Sequence[str]) -> float | None:
-        """Return how much better the words fit the song in their order than shuffled; None: cannot tell."""
+    def measure_evidence(self, words: Sequence[str], start_s: float = 0.0, end_s: float = float("inf")) -> float | None:
+        """Return how much better the words fit a window in their order than shuffled; None: cannot tell."""
 
 
 class Aligner(Protocol):
@@ -55,7 +55,7 @@ class _AttentionSong:
     def align(self, start_s: float, end_s: float, words: Sequence[str]) -> list[TimedWord]:
         return self._whisper.align(self._samples, start_s, end_s, words, self._language)
 
-    def measure_evidence(self, words: Sequence[str]) -> float | None:
+    def measure_evidence(self, words: Sequence[str], start_s: float = 0.0, end_s: float = float("inf")) -> float | None:
         return None
 
 
@@ -83,8 +83,8 @@ class _CtcSongOfWords:
     def align(self, start_s: float, end_s: float, words: Sequence[str]) -> list[TimedWord]:
         return self._song.align(start_s, end_s, [self._model.spell(word, self._language) for word in words])
 
-    def measure_evidence(self, words: Sequence[str]) -> float | None:
-        return self._song.measure_evidence([self._model.spell(word, self._language) for word in words])
+    def measure_evidence(self, words: Sequence[str], start_s: float = 0.0, end_s: float = float("inf")) -> float | None:
+        return self._song.measure_evidence([self._model.spell(w, self._language) for w in words], start_s, end_s)
 
 
 class CtcAligner:
@@ -129,7 +129,7 @@ class Aligners:
             logger.info("language %s: words are placed by %s", language, self._attention.name)
             return self._attention
         if model_name not in self._loaded:
-            self._loaded[model_name] = CtcAligner(_load_model(model_name, self._device))
+            self._loaded[model_name] = CtcAligner(load_acoustic_model(model_name, device=self._device))
             logger.info("language %s: words are placed by %s", language, self._loaded[model_name].name)
         return self._loaded[model_name]
 
@@ -166,7 +166,8 @@ def check_aligner(name: str, language: str) -> str:
     return fingerprint_model(resolve_model(name, "aligner"))
 
 
-def _load_model(name: str, device: str) -> AcousticModel:
+def load_acoustic_model(name: str, *, device: str = "cpu") -> AcousticModel:
+    """Load a CTC model by a name that `choose_model` returns."""
     if name == MINIATURE:
         from pipeline.phone_recogniser import PhoneRecogniser
 

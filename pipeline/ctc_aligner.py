@@ -55,11 +55,6 @@ class CtcSong:
         self._blank = log_probs[:, blank]
         self._wildcard: NDArray[np.float32] = np.delete(log_probs, blank, axis=1).max(axis=1)
 
-    @property
-    def duration_s(self) -> float:
-        """Length of all frames."""
-        return len(self._log_probs) * self._frame_s
-
     def align(self, start_s: float, end_s: float, spellings: Sequence[Spelling]) -> list[TimedWord]:
         """Place words in order between two times; the window may be the whole song.
 
@@ -70,8 +65,7 @@ class CtcSong:
         if not spellings:
             return []
         spellings = [spelling or ((),) for spelling in spellings]
-        first = min(max(int(start_s / self._frame_s), 0), max(len(self._blank) - 1, 0))
-        last = max(int(end_s / self._frame_s), first + 1)
+        first, last = self._frames(start_s, end_s)
         path = self._search(first, last, [sound for spelling in spellings for sound in spelling])
         if path is None:
             edges = np.linspace(start_s, max(end_s, start_s), len(spellings) + 1)
@@ -84,25 +78,34 @@ class CtcSong:
         scores = np.add.reduceat(path.scores, bounds[:-1]) / np.diff(bounds)
         return [TimedWord(float(a), float(b), float(s)) for a, b, s in zip(onsets_s, ends_s, scores, strict=True)]
 
-    def measure_evidence(self, spellings: Sequence[Spelling]) -> float:
-        """Return how much likelier the words are in their order than shuffled, over the whole song.
+    def measure_evidence(
+        self, spellings: Sequence[Spelling], start_s: float = 0.0, end_s: float = float("inf")
+    ) -> float:
+        """Return how much likelier the words are in their order than shuffled, in a window or the whole song.
 
         The log probability of the best path per sound, less the mean of `NUM_SHUFFLES` shuffles of the same words:
-        what any words would find in any song proves nothing. About 0 for the lyrics of another song. Where the song
+        what any words would find in any song proves nothing. About 0 for the lyrics of another song. Where the window
         has too few frames for all words, the last ones are left out.
         """
+        first, last = self._frames(start_s, end_s)
+        num_frames = last - first
+        room = min(num_frames // 2, MAX_CELLS // max(num_frames, 1))
         spellings = [spelling for spelling in spellings if spelling]
-        room = min(len(self._blank) // 2, MAX_CELLS // max(len(self._blank), 1))
         spellings = spellings[: int(np.searchsorted(np.cumsum([len(s) for s in spellings]), room, side="right"))]
         random = np.random.default_rng(0)
         orders = [np.arange(len(spellings)), *(random.permutation(len(spellings)) for _ in range(NUM_SHUFFLES))]
         log_probs = []
         for order in orders:
-            path = self._search(0, len(self._blank), [sound for k in order for sound in spellings[k]])
+            path = self._search(first, last, [sound for k in order for sound in spellings[k]])
             if path is None:
                 return 0.0
             log_probs.append(path.log_prob)
         return (log_probs[0] - float(np.mean(log_probs[1:]))) / sum(map(len, spellings))
+
+    def _frames(self, start_s: float, end_s: float) -> tuple[int, int]:
+        """Return the frames [first, last) of a window, at least one."""
+        first = int(min(max(start_s / self._frame_s, 0), max(len(self._blank) - 1, 0)))
+        return first, int(max(min(end_s / self._frame_s, len(self._blank)), first + 1))
 
     def _search(self, first: int, last: int, sounds: Sequence[Sound]) -> Path | None:
         """Return the best path through the frames [first, last), or None if it has no room."""

@@ -92,11 +92,11 @@ def test_a_language_whose_model_is_missing_stops() -> None:
 def test_a_model_runs_once_per_song_and_loads_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
-    def load(name: str, device: str) -> FakeModel:
+    def load(name: str, *, device: str) -> FakeModel:
         loaded.append(FakeModel())
         return loaded[-1]
 
-    monkeypatch.setattr(aligner, "_load_model", load)
+    monkeypatch.setattr(aligner, "load_acoustic_model", load)
     aligners = Aligners("owner/model", FakeWhisper())  # type: ignore[arg-type]
     song = aligners.for_language("en").open_song(np.zeros(48_000, np.float32), "en")
     for start_s in (0.0, 0.5):

@@ -155,5 +155,9 @@ def test_evidence_tells_sung_words_from_the_same_words_in_any_order_and_from_oth
     assert song.measure_evidence(sung) > 1
     assert abs(song.measure_evidence(other)) < 0.3
     assert abs(song.measure_evidence([sung[k] for k in random.permutation(40)])) < 0.5
+    tokens_per_word = 6
+    half_s = 20 * tokens_per_word * 0.02
+    assert song.measure_evidence(sung[:20], 0.0, half_s) > 1
+    assert abs(song.measure_evidence(sung[:20], half_s, 2 * half_s)) < 0.5  # they are not sung there
     assert song.measure_evidence([]) == 0.0
     assert song.measure_evidence([()]) == 0.0
