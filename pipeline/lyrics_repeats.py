@@ -22,6 +22,7 @@ class Token:
     is_expanded: bool = False
     is_doubtful: bool = False
     stanza: int = 0  # counts blank lines and headers before it
+    line_number: int = 0  # of the input line, from 1
 
     @property
     def is_lyric(self) -> bool:
@@ -94,27 +95,34 @@ def _find_used_headers(tokens: list[Token]) -> set[int]:
 def _regroup(placed: list[tuple[float, int, Token, Token | None]]) -> list[Token]:
     ordered: list[Token] = []
     current: Token | None = None
+    opened: set[int] = set()  # ids of the headers written so far
     for _, _, token, origin in sorted(placed, key=lambda entry: entry[:2]):
         if token.header is None and origin is not None and origin is not current:
-            ordered.append(origin)
+            ordered.append(replace(origin, is_expanded=id(origin) in opened))
+        opened.add(id(origin))
         ordered.append(token)
         current = origin
     return ordered
 
 
-def build_blocks(tokens: Iterable[Token], max_lines: int) -> tuple[list[Block], list[Token]]:
-    """Group tokens into sections and spell repeats out; return the sections, and the tokens over `max_lines`."""
+def build_blocks(tokens: Iterable[Token], max_lines: int) -> tuple[list[Block], list[Token], list[Token]]:
+    """Group tokens into sections and spell repeats out.
+
+    Returns:
+        The sections, the lines over `max_lines`, and the headers that only repeat the one before them.
+    """
     builder = _Builder(max_lines)
     for token in tokens:
         builder.add(token)
     builder.close()
-    return [block for block in builder.blocks if block.lines or block.header], builder.excess
+    return [block for block in builder.blocks if block.lines or block.header], builder.excess, builder.merged
 
 
 class _Builder:
     def __init__(self, max_lines: int) -> None:
         self.blocks = [Block()]
         self.excess: list[Token] = []
+        self.merged: list[Token] = []  # headers that repeat the open one
         self._max_lines = max_lines
         self._num_lines = 0
 
@@ -122,6 +130,7 @@ class _Builder:
         block = self.blocks[-1]
         if token.header is not None:
             if self._continues(block, token.header):
+                self.merged.append(token)
                 return
             self.close()
             self.blocks.append(Block(header=token))

@@ -1,5 +1,6 @@
-"""Time stamps in lyrics: LRC (also several stamps a line, word stamps, offset), SRT and WebVTT cues."""
+"""Time stamps in lyrics: LRC (also several stamps a line, word stamps, offset), SRT and WebVTT cues, JSON lines."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ _BARE_STAMP = re.compile(rf"\s*\(?{_STAMP}\)?(?:\s*[-–]\s*\d{{1,2}}:\d\d\b)?\s
 MIN_BARE_STAMPS = 3  # "5:30 in the morning" alone is a lyric
 _CUE = re.compile(rf"{_STAMP}\s*-->\s*[\d:.,]+.*")
 _CUE_NUMBER = re.compile(r"\d{1,4}")
+_ESCAPED_BREAK = re.compile(r"(?:\\r)?\\n")
+MAX_JSON_CHARS = 2_000
 _OFFSET = re.compile(r"^\s*\[offset\s*:\s*(?P<ms>[+-]?\d{1,7})\s*\]", re.IGNORECASE | re.MULTILINE)
 
 
@@ -26,12 +29,14 @@ class StampedLine:
     raw: str
     text: str
     times_s: tuple[float, ...] = ()
-    is_stamp: bool = False  # nothing but stamps
+    is_stamp: bool = False  # nothing but stamps; in subtitles also the blank line that ends a cue
 
 
 def read_stamps(text: str) -> Iterator[StampedLine]:
     """Yield every input line, blank ones too."""
     raw_lines = text.split("\n")
+    if len(raw_lines) == 1 and _ESCAPED_BREAK.search(text):  # copied out of JSON without decoding it
+        raw_lines = _ESCAPED_BREAK.split(text)
     if _CUE.search(text):
         yield from _read_cues(raw_lines)
         return
@@ -53,11 +58,13 @@ def _read_cues(raw_lines: list[str]) -> Iterator[StampedLine]:
         if cue or line == "WEBVTT" or (_CUE_NUMBER.fullmatch(line) and "-->" in after):
             yield StampedLine(raw=raw, text="", is_stamp=True)
             continue
-        yield StampedLine(raw=raw, text=line, times_s=times_s if line else ())
+        yield StampedLine(raw=raw, text=line, times_s=times_s if line else (), is_stamp=not line)
         times_s = () if line else times_s
 
 
 def _read_line(raw: str, offset_s: float, has_bare: bool) -> StampedLine:
+    if credit := _read_json(raw):
+        return credit
     times: list[float] = []
     position = 0
     while match := _LINE_STAMP.match(raw, position):
@@ -70,6 +77,19 @@ def _read_line(raw: str, offset_s: float, has_bare: bool) -> StampedLine:
     words = _WORD_STAMP.sub(" ", raw[position:]).strip()
     kept = tuple(sorted({time_s for time_s in times if time_s <= MAX_TIME_S}))
     return StampedLine(raw=raw, text=words, times_s=kept, is_stamp=bool(times) and not words)
+
+
+def _read_json(raw: str) -> StampedLine | None:
+    """Read a line as NetEase stamps its credits: {"t": ms, "c": [{"tx": text}, ...]}."""
+    if not raw.startswith('{"t":') or len(raw) > MAX_JSON_CHARS:
+        return None
+    try:
+        entry = json.loads(raw)
+        text = "".join(str(part["tx"]) for part in entry["c"])
+        time_s = float(entry["t"]) / 1000
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return StampedLine(raw=raw, text=text, times_s=(time_s,) if 0 <= time_s <= MAX_TIME_S else ())
 
 
 def _find_offset(text: str) -> float:

@@ -17,6 +17,9 @@ _TAGS = re.compile(
     r"span|strike|strong|style|sub|sup|table|tbody|td|tr|u|ul)(?:\s[^<>]{0,300})?/?>",
     re.IGNORECASE,
 )
+_SCRIPTS = re.compile(
+    r"<(?P<tag>script|style|iframe)\b[^<>]{0,300}>.*?(?:</(?P=tag)\s*>|$)|<!--.*?(?:-->|$)", re.IGNORECASE
+)
 LINE_BREAK_TAGS = re.compile(r"<\s*/?\s*(?:br|p|div|li)\s*/?\s*>", re.IGNORECASE)
 _FORMS = str.maketrans(
     {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width ASCII
@@ -33,7 +36,7 @@ _FORMS = str.maketrans(
         0x2212: "-",
     }
 )
-_MARKERS = re.compile(r"^(?:[>•·∙♪♫♬♩*|\-–—~]+\s+|[♪♫♬♩•>]+)+|[\s♪♫♬♩*|~]+$")
+_MARKERS = re.compile(r"^(?:[>•·∙♪♫♬♩★☆*|\-–—~]+\s+|[♪♫♬♩★☆•>*~]+)+|[\s♪♫♬♩★☆*|~]+$")
 _QUOTED = re.compile(r'["「『《](?P<inner>[^"「」『』《》]+)["」』》]')  # not "'": it also marks dropped letters
 _END_MARKS = " ,;:.，、；：。…-–—\\/|"
 
@@ -52,7 +55,7 @@ class _Converter(Protocol):
 
 def tidy_line(line: str) -> str:
     """Decode entities, drop HTML tags, use half-width forms and plain quotes, and single blanks."""
-    line = html.unescape(html.unescape(line))
+    line = _SCRIPTS.sub(" ", html.unescape(html.unescape(line)))
     line = "".join(
         char for char in _TAGS.sub("", line) if char in "\t\n" or unicodedata.category(char) not in ("Cc", "Cf")
     )
