@@ -6,7 +6,9 @@ audio decides later.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 from pipeline.lyrics_bilingual import find_translations
@@ -30,6 +32,7 @@ from pipeline.lyrics_text import (
     simplify,
     split_adlibs,
     split_words,
+    strip_marks,
 )
 from pipeline.song import DroppedLine
 from shards.schema import VOCAL_LABELS
@@ -69,6 +72,7 @@ class LyricLine:
     """One line to sing, as given; whether it is sung is for the audio to say."""
 
     text: str  # without ad-libs, unless the line is nothing but one
+    full_text: str  # with them in their place
     section: str | None  # label of its header, None before the first
     section_index: int  # into ParsedLyrics.headers; -1 before the first
     time_s: float | None  # LRC or SRT stamp, offset applied
@@ -115,6 +119,7 @@ def parse_lyrics(
     artist: str | None = None,
     language: str | None = None,
     keep_traditional: bool = False,
+    keep_case: bool = False,
 ) -> ParsedLyrics:
     """Clean decoded lyrics.
 
@@ -124,6 +129,7 @@ def parse_lyrics(
         artist: likewise.
         language: ISO 639-1, if known; guards rules that hold for one language.
         keep_traditional: leave traditional Chinese as it is.
+        keep_case: leave wrong capitals as they are; some formats mean loudness by them.
     """
     tokens, dropped, names = _classify(text)
     names |= {fold_name(name) for name in (title, artist) if name}
@@ -136,7 +142,9 @@ def parse_lyrics(
     dropped += [_drop(token, "too_many") for token in excess] + [_drop(token, "repeat") for token in merged]
     lyrics = "\n".join(line.text for block in blocks for line in block.lines)
     simplifies = not keep_traditional and language in (None, "zh") and is_chinese(lyrics)
-    lines, headers = _finish(blocks, language, simplifies)
+    lines, headers = _finish(
+        blocks, partial(_finish_line, language=language, simplifies=simplifies, keep_case=keep_case)
+    )
     return ParsedLyrics(
         lines=tuple(lines),
         headers=tuple(headers),
@@ -159,11 +167,12 @@ def _classify(text: str) -> tuple[list[Token], list[DroppedLine], set[str]]:
             continue
         pieces = list(split_line(line.text))
         for text_piece in pieces:
-            found, drop = _classify_piece(replace(line, text=text_piece))
+            raw = line.raw if len(pieces) == 1 else text_piece
+            found, drop = _classify_piece(replace(line, text=text_piece, raw=raw))
             stanza += any(not token.is_lyric for token in found)
             tokens += [replace(token, stanza=stanza, line_number=line_number) for token in found]
             if drop is not None:
-                whole = line.raw.strip() if len(pieces) == 1 and drop.text == text_piece else drop.text
+                whole = raw.strip() if drop.text == text_piece else drop.text
                 dropped.append(DroppedLine(whole, drop.reason, line_number))
                 names |= find_names(drop.text)
     return tokens, dropped, names
@@ -228,7 +237,9 @@ def _split_titles(tokens: list[Token], names: set[str]) -> tuple[list[Token], li
     return kept, titles
 
 
-def _finish(blocks: list[Block], language: str | None, simplifies: bool) -> tuple[list[LyricLine], list[LyricHeader]]:
+def _finish(
+    blocks: list[Block], finish_line: Callable[[Token, str | None, int], LyricLine]
+) -> tuple[list[LyricLine], list[LyricHeader]]:
     """Write the lines and headers of the spelled-out sections."""
     lines: list[LyricLine] = []
     headers: list[LyricHeader] = []
@@ -253,7 +264,7 @@ def _finish(blocks: list[Block], language: str | None, simplifies: bool) -> tupl
             label = header.label
         before = ""
         for token in block.lines:
-            line = _finish_line(token, label, len(headers) - 1, language, simplifies)
+            line = finish_line(token, label, len(headers) - 1)
             folded = " ".join(map(normalize_word, split_words(line.text)))
             stanza += token.stanza != last_stanza
             lines.append(replace(line, stanza=stanza, is_copy=folded == before and not token.is_expanded))
@@ -262,11 +273,16 @@ def _finish(blocks: list[Block], language: str | None, simplifies: bool) -> tupl
 
 
 def _finish_line(
-    token: Token, label: str | None, section_index: int, language: str | None, simplifies: bool
+    token: Token, label: str | None, section_index: int, *, language: str | None, simplifies: bool, keep_case: bool
 ) -> LyricLine:
-    words, adlibs = split_adlibs(simplify(token.text) if simplifies else token.text)
+    def mend_case(text: str) -> str:
+        return text if keep_case else fix_case(text, language)
+
+    text = simplify(token.text) if simplifies else token.text
+    words, adlibs = split_adlibs(text)
     return LyricLine(
-        text=fix_case(words or ", ".join(adlibs), language),
+        text=mend_case(words or ", ".join(adlibs)),
+        full_text=mend_case(strip_marks(text)),
         section=label,
         section_index=section_index,
         time_s=token.time_s,
@@ -274,7 +290,7 @@ def _finish_line(
         line_number=token.line_number,
         repeats=token.repeats,
         edit="expanded" if token.is_expanded else "kept",
-        adlibs=tuple(fix_case(adlib, language) for adlib in adlibs),
+        adlibs=tuple(map(mend_case, adlibs)),
         is_adlib=not words,
         is_doubtful=token.is_doubtful,
     )

@@ -102,8 +102,8 @@ _COUNT_AT_END = re.compile(rf"(?:^|[\s(\[,]){_COUNT}[)\]]?$", re.IGNORECASE)
 _COUNT_ALONE = re.compile(_COUNT, re.IGNORECASE)
 _COUNT_WORDS = {"thrice": 3, "ter": 3, "dreimal": 3}  # the others mean 2
 _REPEAT = re.compile(
-    r"(?:repeat|rpt|(?:se )?repite|repetir|répéter|répète|wiederholen|wiederholung|wdh|reprise|重复|重複|反复|反覆|重唱)"
-    r"(?:\b|(?<=[\u4e00-\u9fff]))\.?:?\s*(?P<what>.*)",
+    r"(?:repeat|rpt|(?:se )?repite|repetir|répéter|répète|wiederholen|wiederholung|wdh|reprise|"
+    r"重复|重複|反复|反覆|重唱)(?:\b|(?<=[\u4e00-\u9fff]))\.?:?\s*(?P<what>.*)",
     re.IGNORECASE,
 )
 _REPEATED = re.compile(r"(?P<what>.+?)\s*[(\[-]?\s*(?:repeats?|repeated|again|重复)[)\]]?", re.IGNORECASE)

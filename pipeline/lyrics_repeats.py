@@ -161,6 +161,8 @@ class _Builder:
 
     def _repeat(self, mark: RepeatMark) -> None:
         block = self.blocks[-1]
+        if self._num_lines >= self._max_lines:
+            return
         if mark.name is None:
             stanza = block.lines[block.stanza_start :] or block.lines
             for _ in range(mark.repeats):
@@ -174,6 +176,8 @@ class _Builder:
             self._sing_again(earlier)
 
     def _sing_again(self, block: Block) -> None:
+        if self._num_lines >= self._max_lines:
+            return
         header = block.header
         if header is not None and header.header is not None:
             header = replace(header, header=replace(header.header, repeats=1), is_expanded=True)

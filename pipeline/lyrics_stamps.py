@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.lyrics_text import HAN
+
 MAX_TIME_S = 7200.0  # later stamps are broken, not late
 MAX_OFFSET_S = 60.0
 
@@ -12,14 +14,17 @@ _STAMP = (
     r"(?:(?P<hours>\d{1,2}):(?=\d\d:\d\d[.,]))?(?P<minutes>\d{1,3}):(?P<seconds>\d{1,2})(?:[.,:](?P<fraction>\d{1,3}))?"
 )
 _LINE_STAMP = re.compile(rf"\s*\[\s*{_STAMP}\s*\]")
-_WORD_STAMP = re.compile(rf"\s*[<\[]\s*{_STAMP}\s*[>\]]")
+_WORD_STAMP = re.compile(rf"[<\[]\s*{_STAMP}\s*[>\]]")
+_ANGLE_STAMP = re.compile(rf"<\s*{_STAMP}\s*>")
 _BARE_STAMP = re.compile(rf"\s*\(?{_STAMP}\)?(?:\s*[-–]\s*\d{{1,2}}:\d\d\b)?\s+(?=\S)")
 MIN_BARE_STAMPS = 3  # "5:30 in the morning" alone is a lyric
 _CUE = re.compile(rf"{_STAMP}\s*-->\s*[\d:.,]+.*")
 _CUE_NUMBER = re.compile(r"\d{1,4}")
 _ESCAPED_BREAK = re.compile(r"(?:\\r)?\\n")
+_MARK = "\x1f"  # where a word stamp stood; no character of clean text
+_HAN_GAP = re.compile(rf"(?<={HAN.pattern})\s*{_MARK}\s*(?={HAN.pattern})")  # Chinese words have no blanks between
 MAX_JSON_CHARS = 2_000
-_OFFSET = re.compile(r"^\s*\[offset\s*:\s*(?P<ms>[+-]?\d{1,7})\s*\]", re.IGNORECASE | re.MULTILINE)
+_OFFSET = re.compile(r"^[ \t]*\[offset\s*:\s*(?P<ms>[+-]?\d{1,7})\s*\]", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +45,7 @@ def read_stamps(text: str) -> Iterator[StampedLine]:
     if _CUE.search(text):
         yield from _read_cues(raw_lines)
         return
-    offset_s = _find_offset(text)
+    offset_s = find_offset(text)
     num_bare = sum(_BARE_STAMP.match(raw) is not None for raw in raw_lines)
     has_bare = num_bare >= MIN_BARE_STAMPS and num_bare * 2 >= sum(bool(raw.strip()) for raw in raw_lines)
     for raw in raw_lines:
@@ -74,9 +79,20 @@ def _read_line(raw: str, offset_s: float, has_bare: bool) -> StampedLine:
         times, position = [_seconds(match, offset_s)], match.end()
     if not times and (match := _WORD_STAMP.search(raw)):
         times = [_seconds(match, offset_s)]
-    words = _WORD_STAMP.sub(" ", raw[position:]).strip()
+    words = _HAN_GAP.sub("", _WORD_STAMP.sub(_MARK, raw[position:])).replace(_MARK, " ").strip()
     kept = tuple(sorted({time_s for time_s in times if time_s <= MAX_TIME_S}))
     return StampedLine(raw=raw, text=words, times_s=kept, is_stamp=bool(times) and not words)
+
+
+def read_word_times(raw: str, offset_s: float = 0.0) -> list[tuple[str, float]]:
+    """Return the words of an enhanced LRC line with the second that each starts at; empty if it has no word stamps."""
+    found: list[tuple[str, float]] = []
+    stamps = [match for match in _ANGLE_STAMP.finditer(raw)]
+    for stamp, after in zip(stamps, [*stamps[1:], None], strict=True):
+        word = raw[stamp.end() : after.start() if after else len(raw)].strip()
+        if word:
+            found.append((word, _seconds(stamp, offset_s)))
+    return found
 
 
 def _read_json(raw: str) -> StampedLine | None:
@@ -92,7 +108,7 @@ def _read_json(raw: str) -> StampedLine | None:
     return StampedLine(raw=raw, text=text, times_s=(time_s,) if 0 <= time_s <= MAX_TIME_S else ())
 
 
-def _find_offset(text: str) -> float:
+def find_offset(text: str) -> float:
     """Seconds to take off every stamp: a positive [offset:] in ms makes lyrics appear sooner."""
     match = _OFFSET.search(text)
     offset_s = int(match["ms"]) / 1000 if match else 0.0

@@ -65,6 +65,16 @@ def test_several_stamps_are_several_lines_in_time_order_under_their_header() -> 
     assert [header.label for header in parsed.headers] == ["verse", "chorus", "verse", "chorus"]
 
 
+def test_words_of_enhanced_lrc_that_are_chinese_are_joined() -> None:
+    parsed = parse_lyrics("[00:01.00]<00:01.00>我 <00:01.20>们 <00:02.00>go <00:03.00>now")
+    assert [line.text for line in parsed.lines] == ["我们 go now"]
+
+
+def test_case_is_kept_where_asked() -> None:
+    assert parse_lyrics("SING IT OUT LOUD (HEY)", keep_case=True).lines[0].full_text == "SING IT OUT LOUD (HEY)"
+    assert parse_lyrics("SING IT OUT LOUD (HEY)").lines[0].full_text == "Sing it out loud (hey)"
+
+
 def test_srt_cues_give_times() -> None:
     parsed = parse_lyrics(
         "1\n00:00:01,500 --> 00:00:04,000\nHello there\nmy friend\n\n2\n00:00:05,000 --> 00:00:06,000\nBye"

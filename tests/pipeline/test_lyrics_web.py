@@ -144,3 +144,9 @@ def test_no_sung_line_of_the_real_and_synthetic_songs_is_dropped(shared: Path) -
         kept = {line.line_number for line in parsed.lines if line.edit == "kept"}
         sung = {n for n, raw in enumerate(text.split("\n"), 1) if raw.strip() and not raw.startswith("[")}
         assert kept == sung, path
+
+
+@pytest.mark.timeout(20)  # each took minutes when a rule read the rest of the text once per line
+@pytest.mark.parametrize("unit", [" ", "\n", "(x2)\n", "[verse] a. ", "[", "<script", "See A ", "1,"])
+def test_floods_of_one_thing_take_no_time(unit: str) -> None:
+    parse_lyrics(clean_text("la\n" + unit * (100_000 // len(unit)) + "\nla"))
