@@ -136,10 +136,10 @@ def parse_lyrics(
     tokens, titles = _split_titles(tokens, names)
     translations = find_translations(tokens, language)
     kept = [_strip_performer(token, names) for index, token in enumerate(tokens) if index not in translations]
-    blocks, excess, merged = build_blocks(order_by_time(kept), MAX_LINES)
+    blocks, excess = build_blocks(order_by_time(kept), MAX_LINES)
     dropped += [_drop(token, "metadata") for token in titles]
     dropped += [_drop(tokens[index], "translation") for index in sorted(translations)]
-    dropped += [_drop(token, "too_many") for token in excess] + [_drop(token, "repeat") for token in merged]
+    dropped += [_drop(token, "too_many") for token in excess]
     lyrics = "\n".join(line.text for block in blocks for line in block.lines)
     simplifies = not keep_traditional and language in (None, "zh") and is_chinese(lyrics)
     lines, headers = _finish(

@@ -105,32 +105,26 @@ def _regroup(placed: list[tuple[float, int, Token, Token | None]]) -> list[Token
     return ordered
 
 
-def build_blocks(tokens: Iterable[Token], max_lines: int) -> tuple[list[Block], list[Token], list[Token]]:
-    """Group tokens into sections and spell repeats out.
-
-    Returns:
-        The sections, the lines over `max_lines`, and the headers that only repeat the one before them.
-    """
+def build_blocks(tokens: Iterable[Token], max_lines: int) -> tuple[list[Block], list[Token]]:
+    """Group tokens into sections and spell repeats out; return the sections, and the tokens over `max_lines`."""
     builder = _Builder(max_lines)
     for token in tokens:
         builder.add(token)
     builder.close()
-    return [block for block in builder.blocks if block.lines or block.header], builder.excess, builder.merged
+    return [block for block in builder.blocks if block.lines or block.header], builder.excess
 
 
 class _Builder:
     def __init__(self, max_lines: int) -> None:
         self.blocks = [Block()]
         self.excess: list[Token] = []
-        self.merged: list[Token] = []  # headers that repeat the open one
         self._max_lines = max_lines
         self._num_lines = 0
 
     def add(self, token: Token) -> None:
         block = self.blocks[-1]
         if token.header is not None:
-            if self._continues(block, token.header):
-                self.merged.append(token)
+            if self._continues(block, token):
                 return
             self.close()
             self.blocks.append(Block(header=token))
@@ -154,10 +148,11 @@ class _Builder:
             self._sing_again(block)
 
     @staticmethod
-    def _continues(block: Block, header: Header) -> bool:
-        """Whether a header only repeats the open one without words, as SongBloom's [intro] [intro] do."""
-        last = block.header.header if block.header else None
-        return last is not None and not block.lines and last == header and header.name not in REFERABLE
+    def _continues(block: Block, token: Token) -> bool:
+        """Whether a header repeats the open one without words on one line, as SongBloom's [intro] [intro] do."""
+        last, header = block.header, token.header
+        is_same = last is not None and last.header == header and last.line_number == token.line_number
+        return is_same and header is not None and not block.lines and header.name not in REFERABLE
 
     def _repeat(self, mark: RepeatMark) -> None:
         block = self.blocks[-1]

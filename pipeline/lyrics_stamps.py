@@ -87,10 +87,10 @@ def _read_line(raw: str, offset_s: float, has_bare: bool) -> StampedLine:
 def read_word_times(raw: str, offset_s: float = 0.0) -> list[tuple[str, float]]:
     """Return the words of an enhanced LRC line with the second that each starts at; empty if it has no word stamps."""
     found: list[tuple[str, float]] = []
-    stamps = [match for match in _ANGLE_STAMP.finditer(raw)]
-    for stamp, after in zip(stamps, [*stamps[1:], None], strict=True):
-        word = raw[stamp.end() : after.start() if after else len(raw)].strip()
-        if word:
+    stamps = list(_ANGLE_STAMP.finditer(raw))
+    ends = [*(stamp.start() for stamp in stamps[1:]), len(raw)]
+    for stamp, end in zip(stamps, ends, strict=False):
+        if word := raw[stamp.end() : end].strip():
             found.append((word, _seconds(stamp, offset_s)))
     return found
 

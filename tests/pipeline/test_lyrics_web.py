@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.lyrics import DROP_REASONS, ParsedLyrics, parse_lyrics
@@ -120,6 +120,7 @@ KINDS = [line for _, _, line in CASES] + [
 ]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(st.sampled_from(KINDS), st.text(max_size=30)), max_size=30))
 def test_no_line_is_lost_and_none_counted_twice(lines: list[str]) -> None:
     text = clean_text("\n".join(lines))
