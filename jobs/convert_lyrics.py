@@ -8,104 +8,27 @@ reading dropped, is named with a count and an example; nothing goes silently.
 import argparse
 import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from jobs.cluster import resolve_path
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, run_command
-from pipeline.clean_folder import file_stem, write_text
+from pipeline.clean_folder import write_text
 from pipeline.inputs import InputError
-from pipeline.lyric_formats.document import Changes, Document
-from pipeline.lyric_formats.formats import FORMATS, Format, convert, guess_format
-from pipeline.lyric_formats.reading import read_row
-from pipeline.lyrics_encoding import LyricsError, read_lyrics
+from pipeline.lyric_formats.document import Document
+from pipeline.lyric_formats.formats import FORMATS, Format, convert
+from pipeline.lyric_formats.songs import REPORT_NAME, ROWS, Song, find_inputs, read_songs
+from pipeline.lyrics_encoding import LyricsError
 from pipeline.phonemes import Phonemizer
 from pipeline.songbloom_format import validate
+from shards.atomic_file import open_atomic
 
 logger = logging.getLogger(__name__)
-
-TEXT_SUFFIXES = (".txt", ".lrc", ".srt", ".vtt", ".jsonl", ".md")
-ROWS = "songs"  # the name of songs.parquet among the formats to read
-REPORT = "conversion.jsonl"
-SONG_COLUMNS = ("song_id", "verdict", "lines", "words", "sections", "duration_s")
-
-
-@dataclass(slots=True)
-class Song:
-    """One song on its way: where it came from, what was read, what is wrong with it."""
-
-    name: str
-    source: str
-    source_format: str
-    document: Document | None = None
-    text: str = ""  # as found; what --check looks at
-    changes: Changes = field(default_factory=Changes)
-    failure: str = ""
-
-
-def find_inputs(paths: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Return every lyrics file with the name that its output gets, folders searched, links to folders not followed."""
-    found: list[tuple[Path, str]] = []
-    for path in paths:
-        if path.is_dir() and (path / "songs.parquet").is_file():
-            found.append((path / "songs.parquet", ""))
-        elif path.is_dir():
-            for folder, folders, names in os.walk(path):
-                folders.sort()
-                files = [Path(folder, name) for name in sorted(names) if name.lower().endswith(TEXT_SUFFIXES)]
-                found += [(file, file.relative_to(path).as_posix()) for file in files if file.name != REPORT]
-        elif path.exists() or path.is_symlink():
-            found.append((path, path.name))
-        else:
-            raise InputError(f"--in {path}: no such file or folder")
-    if not found:
-        raise InputError(f"--in: no lyrics found in {paths[0]}; looked for *{', *'.join(TEXT_SUFFIXES)}, songs.parquet")
-    return found
-
-
-def read_songs(path: Path, name: str, source_format: str) -> Iterator[Song]:
-    """Read the songs of one file; a song that cannot be read comes with its failure."""
-    if path.suffix == ".parquet":
-        yield from read_rows(path)
-        return
-    stem = name[: -len(path.suffix)] if path.suffix else name
-    song = Song(name=stem, source=str(path), source_format=source_format)
-    try:
-        song.text = read_lyrics(path)
-        song.source_format = source_format or guess_format(song.text)
-        if song.source_format == ROWS:
-            raise LyricsError(f"{path}: --from songs reads songs.parquet, this is text")
-        documents = FORMATS[song.source_format].read(song.text, song.changes)
-    except LyricsError as error:
-        song.failure = str(error) if str(path) in str(error) else f"{path}: {error}"
-        yield song
-        return
-    for number, document in enumerate(documents, start=1):
-        row_name = stem if len(documents) == 1 else f"{stem}-{number:05d}"
-        yield Song(row_name, song.source, song.source_format, document, song.text, song.changes)
-        song.changes = Changes()  # what the file as a whole lost is said once
-
-
-def read_rows(path: Path) -> Iterator[Song]:
-    """Read the kept songs of a songs.parquet."""
-    try:
-        table = pq.ParquetFile(path)
-        missing = [column for column in SONG_COLUMNS if column not in table.schema_arrow.names]
-        if missing:
-            raise InputError(f"{path}: no column {missing[0]!r}; expected the songs.parquet of jobs/clean_lyrics.py")
-        for batch in table.iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                if row["verdict"] == "keep":
-                    yield Song(file_stem(row["song_id"]), f"{path}: {row['song_id']}", ROWS, read_row(row))
-    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read as songs.parquet ({error}); is the file whole?") from error
 
 
 def check_song(song: Song, phonemizer: Phonemizer, target: Format) -> dict[str, Any]:
@@ -122,53 +45,64 @@ def check_song(song: Song, phonemizer: Phonemizer, target: Format) -> dict[str, 
     }
 
 
-def convert_song(song: Song, target: Format, phonemizer: Phonemizer) -> tuple[str, dict[str, Any]]:
-    """Return a song in the target format, and what to report of it."""
-    if song.document is None:
-        return "", {"failed": song.failure}
-    try:
-        text = convert(song.document, target, song.changes, song.name)
-    except LyricsError as error:
-        return "", {"failed": f"{song.source}: {error}"}
-    facts: dict[str, Any] = {}
+def convert_song(song: Song, target: Format, phonemizer: Phonemizer, output: "Output") -> dict[str, Any]:
+    """Write a song in the target format and return what to report of it."""
+    text = convert(song.document or Document(sections=()), target, song.changes, song.name)
+    facts: dict[str, Any] = {"out": str(output.place(song, text)), "to": target.name}
     if target.name.startswith("songbloom"):
         facts["unknown_symbols"] = dict(Counter(phonemizer.lyric_ids(text.strip()).unknown))
-    return text, facts
+    return facts
 
 
 class Output:
-    """Where converted songs go: one file, or a folder with a file per song and a report."""
+    """Where converted songs go: one file, or a folder with a file per song and a report; complete when it is closed."""
 
-    def __init__(self, out: Path, target: Format, is_single: bool) -> None:
+    def __init__(self, out: Path, target: Format, is_single: bool, sources: Iterable[Path]) -> None:
         """Decide between file and folder: a name with a suffix is a file."""
-        self.is_file = bool(out.suffix) and not out.is_dir()
-        if self.is_file and not is_single and target.suffix != ".jsonl":
+        self._out, self._target = out, target
+        self._is_file = bool(out.suffix) and not out.is_dir()
+        self._is_single = is_single
+        self._sources = {source.resolve() for source in sources}
+        if self._is_file:
+            self._check_new(out)
+        if self._is_file and not is_single and target.suffix != ".jsonl":
             raise InputError(f"--out {out}: many songs do not fit one {target.name} file; name a folder")
-        self.out, self._target = out, target
-        self._rows: list[str] = []
         self._taken: set[str] = set()
+        self._stack = ExitStack()
+        stream_path = out if self._is_file else out / REPORT_NAME
+        self._stream = self._stack.enter_context(open_atomic(stream_path))
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def place(self, song: Song, text: str) -> Path:
         """Write one song and return its path; songs of equal names get numbers."""
-        if self.is_file:
-            self._rows.append(text)
-            write_text(self._prepare(self.out), "".join(self._rows))
-            return self.out
+        if self._is_file:
+            self._stream.write(text.encode())
+            return self._out
         name, count = song.name, 1
         while name.casefold() in self._taken:
             count += 1
             name = f"{song.name}-{count}"
         self._taken.add(name.casefold())
-        path = self.out / f"{name}{self._target.suffix}"
-        if str(path.resolve()) == str(Path(song.source).resolve()):
-            raise InputError(f"--out {self.out}: {path.name} would replace its own source; name another folder")
-        write_text(self._prepare(path), text)
+        path = self._out / f"{name}{self._target.suffix}"
+        self._check_new(path)
+        write_text(path, text)
         return path
 
-    @staticmethod
-    def _prepare(path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+    def _check_new(self, path: Path) -> None:
+        if path.resolve() in self._sources:
+            raise InputError(f"--out {self._out}: {path.name} would replace an input of that name; name another place")
+
+    def report(self, report: dict[str, Any]) -> None:
+        """Add a row to the folder's report; a file of its own is not written where its song failed."""
+        if self._is_file and "failed" in report and self._is_single:
+            raise LyricsError(report["failed"])
+        if not self._is_file:
+            self._stream.write((json.dumps(report, ensure_ascii=False) + "\n").encode())
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -184,56 +118,80 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """Convert or check all inputs and return the totals."""
     inputs = find_inputs([resolve_path(path) for path in arguments.source])
     target = FORMATS[arguments.target or "songbloom"]
-    songs = [song for path, name in inputs for song in read_songs(path, name, arguments.source_format or "")]
-    is_single = len(songs) == 1
-    if is_single and songs[0].failure:
-        raise LyricsError(songs[0].failure)
-    output = None if arguments.check else Output(resolve_path(arguments.out), target, is_single)
+    songs = chain.from_iterable(read_songs(path, name, arguments.source_format or "") for path, name in inputs)
+    first = list(islice(songs, 2))
+    if len(first) == 1 and first[0].failure:
+        raise LyricsError(first[0].failure)
     phonemizer = Phonemizer("plain")
-    reports = []
-    for song in songs:
-        report: dict[str, Any] = {"source": song.source, "from": song.source_format}
-        if output is None:
-            report |= {"failed": song.failure} if song.failure else _checked(song, phonemizer, target)
-        else:
-            text, facts = convert_song(song, target, phonemizer)
-            report |= facts | ({} if "failed" in facts else {"out": str(output.place(song, text)), "to": target.name})
-        report["changes"] = song.changes.listed()
-        guessed = "" if arguments.source_format or song.source_format == ROWS else ", guessed"
-        logger.info("%s (%s%s): %s", song.name, song.source_format, guessed, report.get("failed") or describe(report))
-        reports.append(report)
-    if output is not None and not output.is_file:
-        write_text(output.out / REPORT, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in reports))
-    return summarise(reports)
+    totals = Totals()
+    out = resolve_path(arguments.out)
+    sources = [path for path, _ in inputs]
+    with nullcontext() if arguments.check else Output(out, target, len(first) == 1, sources) as output:
+        for song in chain(first, songs):
+            report = handle(song, target, phonemizer, output)
+            is_guessed = not arguments.source_format and song.source_format != ROWS
+            said = report.get("failed") or report.get("rejected") or describe(report)
+            logger.info("%s (%s%s): %s", song.name, song.source_format, ", guessed" if is_guessed else "", said)
+            totals.add(report)
+            if output is not None:
+                output.report(report)
+    return totals.facts(), EXIT_SHORT if totals.failed or totals.faulty else EXIT_FINE
 
 
-def _checked(song: Song, phonemizer: Phonemizer, target: Format) -> dict[str, Any]:
-    try:
-        return check_song(song, phonemizer, target)
-    except LyricsError as error:
-        return {"failed": f"{song.source}: {error}"}
+def handle(song: Song, target: Format, phonemizer: Phonemizer, output: Output | None) -> dict[str, Any]:
+    """Convert one song, or check it where there is no output; return the row of the report."""
+    report: dict[str, Any] = {"source": song.source, "from": song.source_format}
+    if song.failure or song.rejected:
+        report |= {"failed": song.failure} if song.failure else {"rejected": song.rejected}
+    else:
+        try:
+            report |= convert_song(song, target, phonemizer, output) if output else check_song(song, phonemizer, target)
+        except LyricsError as error:
+            report["failed"] = f"{song.source}: {error}"
+    report["changes"] = song.changes.listed()
+    return report
 
 
-def summarise(reports: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], int]:
-    """Return the totals over all songs, and 1 as exit code where one failed or has problems."""
-    losses: Counter[str] = Counter()
-    unknown: Counter[str] = Counter()
-    for report in reports:
-        losses.update({loss["what"]: loss["count"] for loss in report["changes"]})
-        unknown.update(report.get("unknown_symbols", {}))
-    failed = [report["failed"] for report in reports if report.get("failed")]
-    faulty = sum(bool(report.get("problems")) for report in reports)
-    totals = {
-        "songs": len(reports),
-        "from": dict(Counter(report["from"] for report in reports)),
-        "written": sum("out" in report for report in reports),
-        "failed": len(failed),
-        "faulty": faulty,
-        "changes": dict(losses),
-        "unknown_symbols": dict(unknown.most_common(100)),
-        "first_failure": failed[0] if failed else None,
-    }
-    return totals, EXIT_SHORT if failed or faulty else EXIT_FINE
+@dataclass(slots=True)
+class Totals:
+    """What the last line of the command says."""
+
+    songs: int = 0
+    written: int = 0
+    failed: int = 0
+    rejected: int = 0
+    faulty: int = 0
+    first_failure: str | None = None
+    formats: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
+    unknown_symbols: Counter[str] = field(default_factory=Counter)
+
+    def add(self, report: dict[str, Any]) -> None:
+        """Count one song."""
+        self.songs += 1
+        self.written += "out" in report
+        self.failed += "failed" in report
+        self.rejected += "rejected" in report
+        self.faulty += bool(report.get("problems"))
+        self.first_failure = self.first_failure or report.get("failed")
+        self.formats[report["from"]] += 1
+        self.changes.update({loss["what"]: loss["count"] for loss in report["changes"]})
+        self.unknown_symbols.update(report.get("unknown_symbols", {}))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals for JSON; of the symbols the 100 commonest."""
+        return {
+            "songs": self.songs,
+            "from": dict(self.formats),
+            "written": self.written,
+            "failed": self.failed,
+            "rejected": self.rejected,
+            "faulty": self.faulty,
+            "changes": dict(self.changes),
+            "num_unknown_symbols": self.unknown_symbols.total(),
+            "unknown_symbols": dict(self.unknown_symbols.most_common(100)),
+            "first_failure": self.first_failure,
+        }
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -261,7 +219,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--to", dest="target", choices=list(FORMATS), metavar="FORMAT", help="format to write")
     parser.add_argument(
         "--out", type=Path, default=Path("converted"), help="folder, or a file for one song (.jsonl: also for many); "
-        f"a folder also gets {REPORT}, a row per song with all that changed (default: converted/)"
+        f"a folder also gets {REPORT_NAME}, a row per song with all that changed (default: converted/)"
     )  # fmt: skip
     parser.add_argument(
         "--check", action="store_true", help="write nothing: list the faults of lyrics in SongBloom's format, and the "
