@@ -64,6 +64,7 @@ _SOUND = re.compile(
     r"clapping|beatbox(?:ing)?|scratch(?:es|ing)|speaks|speaking|whispers|笑|笑声|掌声|哭声|口哨|哼唱)\s*[)*]",
     re.IGNORECASE,
 )
+_HEADING = re.compile(r'[#"“].+[^#]')  # of a page, before the first section
 _INSTRUMENTAL = re.compile(r"纯音乐|\binstrumental\b", re.IGNORECASE)
 
 
@@ -197,10 +198,13 @@ def _classify_piece(piece: StampedLine) -> tuple[list[Token], DroppedLine | None
         return [Token(raw=raw, times_s=times_s[:1], mark=mark)], DroppedLine(text, "repeat")
     if metadata := classify_metadata(text):
         return [], DroppedLine(text, metadata)
-    words, repeats = split_count(" ".join(_PERFORMER.sub("", _ASIDE.sub(" ", text)).split()))
+    words = _ASIDE.sub(lambda aside: aside[0] if match_repeat(aside[0]) else " ", text)  # "[x2]" is for split_count
+    words, repeats = split_count(" ".join(_PERFORMER.sub("", words).split()))
     has_words = any(char.isalnum() for char in words)
     if _SOUND.fullmatch(text) or _PERFORMER_ALONE.fullmatch(words) or not has_words:
-        return [], DroppedLine(text, "direction" if any(char.isalnum() for char in text) else "symbols")
+        if any(char.isalnum() for char in text):
+            return [], DroppedLine(text, "direction")
+        return [Token(raw=raw)], DroppedLine(text, "symbols")  # a bar parts stanzas, too
     return [Token(raw=raw, text=words, times_s=times_s, repeats=repeats)], None
 
 
@@ -229,7 +233,8 @@ def _split_titles(tokens: list[Token], names: set[str]) -> tuple[list[Token], li
         has_form = looks_like_title_line(token.text)
         is_known_name = fold_name(token.text) in names and (is_outside or is_early)
         is_only = num_dashed == 1 and HAN.search(token.text) is not None
-        is_placed = has_form and (is_outside or is_early or is_only)
+        is_heading = index in first and has_headers and label is None and _HEADING.fullmatch(token.raw.strip())
+        is_placed = is_heading or has_form and (is_outside or is_early or is_only)
         if token.is_lyric and (is_title_line(token.text, names) or is_known_name or is_placed):
             titles.append(token)
         else:

@@ -53,7 +53,8 @@ def find_translations(tokens: Sequence[Token], language: str | None = None) -> s
         if _is_pinyin(tokens[latin].text, tokens[other].text)
     }
     rest = [index for index in lyrics if index not in pinyin]
-    groups = _group_by_stamp(tokens, rest) or _group_alternating(tokens, rest)
+    stamped = [[index for index in group if index not in pinyin] for group in _group_by_stamp(tokens, lyrics)]
+    groups = stamped or _group_alternating(tokens, rest)
     sung = _choose_script(tokens, groups, language)
     read = {index for group in groups for index in group if sung and _script(tokens[index].text) != sung}
     return pinyin | read
@@ -91,7 +92,7 @@ def _choose_script(tokens: Sequence[Token], groups: Sequence[Sequence[int]], lan
     latin = [tokens[index].text for group in groups for index in group if _script(tokens[index].text) == "latin"]
     if "kana" in found and sum(map(_is_romaji, latin)) >= MIN_ROMAJI_SHARE * max(len(latin), 1):
         return "kana"
-    firsts = Counter(_script(tokens[group[0]].text) for group in groups)
+    firsts = Counter(_script(tokens[group[0]].text) for group in groups if group)
     return firsts.most_common(1)[0][0] if firsts else ""
 
 

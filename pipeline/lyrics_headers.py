@@ -115,6 +115,9 @@ _BRACKETED = re.compile(
     r"\[(?P<square>[^\[\]]*)\]|【(?P<lens>[^【】]*)】|〔(?P<shell>[^〔〕]*)〕|「(?P<corner>[^「」]*)」|\{(?P<curly>[^{}]*)\}"
     r"|<+(?P<angle>[^<>]*)>+|\((?P<round>[^()]*)\)"
 )
+_COMMENT = re.compile(
+    r"^(?:c|comment)\s*:\s*|^start_of_(?=\w)", re.IGNORECASE
+)  # ChordPro: {c: Verse}, {start_of_chorus}
 _MARKUP = re.compile(
     r"(?:#{1,6}|={2,}|-{2,}|\*{1,3}|_{2,}|~+|\||[◆●■◎▶♪♫♬♩])\s*(?P<inner>[^#=*~]+?)[\s:]*"
     r"(?:#+|=+|-+|\*+|_+|~+|\||[◆●■◎♪♫♬♩])?|[-–—]\s(?P<dashed>.+)\s[-–—]"
@@ -159,6 +162,8 @@ def match_repeat(line: str) -> RepeatMark | None:
     """Return what a whole-line mark such as "(Repeat chorus)", "(x2)" or "repeat 2x" asks for, or None."""
     bracket = _BRACKETED.fullmatch(line)
     inner = (_inner(bracket) if bracket else line).strip(" .:*~=#_-")
+    if len(inner) > MAX_HEADER_CHARS:
+        return None
     count = _COUNT_ALONE.fullmatch(inner)
     if count and (bracket or not count["word"]):
         return RepeatMark(name=None, repeats=max(_count(count) - 1, 1))
@@ -192,7 +197,7 @@ def _count(match: re.Match[str]) -> int:
 
 
 def _inner(bracket: re.Match[str]) -> str:
-    return bracket[bracket.lastgroup or 0].strip()
+    return _COMMENT.sub("", bracket[bracket.lastgroup or 0].strip())
 
 
 def _add_rest(header: Header, rest: str, style: Style) -> Header | None:
@@ -208,8 +213,8 @@ def _add_rest(header: Header, rest: str, style: Style) -> Header | None:
 
 def _parse_header(text: str, style: Style) -> Header | None:
     """Read "Final Chorus 2 - whispered (x2)", its decoration taken off already."""
-    text, repeats = split_count(text.strip())
-    if not text or len(text) > MAX_HEADER_CHARS:
+    text, repeats = split_count(text.strip()) if len(text) <= MAX_HEADER_CHARS else ("", 1)
+    if not text:
         return None
     text = _PERFORMER_AFTER.sub("", text) if style in ("bare", "colon") else _PERFORMER.split(text)[0]
     folded = _fold(text.strip(" :.*!"))

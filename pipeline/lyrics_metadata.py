@@ -51,7 +51,9 @@ _STYLE = re.compile(  # what music generators are told, chord sheets, tablature
     r"\s*(?=.*(?:,|\d|standard|\b[a-g]\b)).*|capo \d\w*(?: fret)?|[eBGDAE]\|[-\d|hpbsx/\\~^() ]{4,}",
     re.IGNORECASE,
 )
-_NUMBERING = re.compile(r"\d{1,3}[.)]|\(?\d{10,}\)?")  # of lines, of pages
+_NUMBERING = re.compile(  # of lines, of pages; the end of the sheet
+    r"\d{1,3}[.)]|\(?\d{10,}\)?|[-–—]+\s?(?:the )?(?:end|fin|完)\s?[-–—]+", re.IGNORECASE
+)
 _TAG = re.compile(r"\[(?P<key>[A-Za-z#_]{1,15})\s*:(?P<value>[^\]]*)\]")
 _NAME_TAGS = frozenset({"ti", "ar", "al", "au", "by", "title", "artist", "album", "author", "lyricist", "composer"})
 

@@ -16,6 +16,9 @@ _STAMP = (
 _LINE_STAMP = re.compile(rf"\s*\[\s*{_STAMP}\s*\]")
 _WORD_STAMP = re.compile(rf"[<\[]\s*{_STAMP}\s*[>\]]")
 _ANGLE_STAMP = re.compile(rf"<\s*{_STAMP}\s*>")
+# What KuGou, NetEase and QQ Music write for words: [12500,4700]<0,500,0>..., (12500,500,0)..., ...(12500,500)
+_MILLISECOND_LINE = re.compile(r"\[(?P<ms>\d{1,7}),\d{1,7}\]")
+_MILLISECOND_WORD = re.compile(r"[<(]\d{1,7},\d{1,7}(?:,\d{1,7})?[>)]")
 _BARE_STAMP = re.compile(rf"\s*\(?{_STAMP}\)?(?:\s*[-–]\s*\d{{1,2}}:\d\d\b)?\s+(?=\S)")
 MIN_BARE_STAMPS = 3  # "5:30 in the morning" alone is a lyric
 _CUE = re.compile(rf"{_STAMP}\s*-->\s*[\d:.,]+.*")
@@ -70,6 +73,11 @@ def _read_cues(raw_lines: list[str]) -> Iterator[StampedLine]:
 def _read_line(raw: str, offset_s: float, has_bare: bool) -> StampedLine:
     if credit := _read_json(raw):
         return credit
+    if line := _MILLISECOND_LINE.match(raw):
+        words = _MILLISECOND_WORD.sub("", raw[line.end() :]).strip()
+        return StampedLine(
+            raw=raw, text=words, times_s=(max(int(line["ms"]) / 1000 - offset_s, 0.0),), is_stamp=not words
+        )
     times: list[float] = []
     position = 0
     while match := _LINE_STAMP.match(raw, position):

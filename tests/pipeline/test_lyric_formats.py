@@ -15,7 +15,7 @@ from pipeline.songbloom_format import validate
 from shards.schema import SECTION_LABELS
 
 # A busy machine is no fault of the code.
-CALM = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CALM = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LINES = [
     "One light",
     "We run, and run",

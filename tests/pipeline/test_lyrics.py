@@ -96,6 +96,7 @@ def test_a_clock_time_in_words_is_no_stamp() -> None:
     ("text", "expected"),
     [
         ("Hello (x2)\nbye", [("Hello", "kept"), ("Hello", "expanded"), ("bye", "kept")]),
+        ("Hello [x2] [softly]", [("Hello", "kept"), ("Hello", "expanded")]),
         ("Hello x3", [("Hello", "kept"), ("Hello", "expanded"), ("Hello", "expanded")]),
         ("a b\nc d\n(x2)", [("a b", "kept"), ("c d", "kept"), ("a b", "expanded"), ("c d", "expanded")]),
         ("x y\n\na b\n(x2)", [("x y", "kept"), ("a b", "kept"), ("a b", "expanded")]),
