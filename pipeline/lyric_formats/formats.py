@@ -88,7 +88,7 @@ FORMATS = {
         ),
         Format(
             name="suno",
-            about="Suno: [Verse 1] and lines",
+            about="Suno: [Verse 1] and lines; what any tagged text is taken for",
             capacity=_TAGGED,
             read=_read_one,
             write=lambda document, _: tagged.write_tagged(document),

@@ -3,7 +3,9 @@
 web_lines.tsv: expectation (lyric, header, dropped, repeat), its text, label or reason where that matters, the line.
 """
 
+import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,3 +153,15 @@ def test_no_sung_line_of_the_real_and_synthetic_songs_is_dropped(shared: Path) -
 @pytest.mark.parametrize("unit", [" ", "\n", "(x2)\n", "[verse] a. ", "[", "<script", "See A ", "1,"])
 def test_floods_of_one_thing_take_no_time(unit: str) -> None:
     parse_lyrics(clean_text("la\n" + unit * (40_000 // len(unit)) + "\nla"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [str.upper, str.title, "({})".format, "- {}".format, "*{}*".format, '"{}".'.format, lambda text: text[:12].strip()],
+)
+def test_no_sung_line_is_dropped_in_another_dress(shared: Path, change: Callable[[str], str]) -> None:
+    for path in (shared / "songs/dev").glob("*/truth.json"):
+        lines = [change(line["text"]) for line in json.loads(path.read_text(encoding="utf-8"))["lines"]]
+        parsed = parse_lyrics("\n".join(lines))
+        assert parsed.dropped == ()
+        assert len(parsed.lines) == len(lines)
