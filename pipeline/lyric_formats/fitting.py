@@ -221,7 +221,7 @@ def _fit_line(line: TextLine, capacity: Capacity, changes: Changes) -> list[Text
     if line.words and capacity.times != "words":
         changes.add("word times", line.text, len(line.words))
     if line.end_s is not None:
-        changes.add("end of a line", line.text)
+        changes.add("end of a line and of its words", line.text)
     if capacity.times == "none":
         if line.start_s is not None:
             changes.add("start of a line", line.text)
