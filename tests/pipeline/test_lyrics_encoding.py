@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.lyrics_encoding import MAX_LYRICS_BYTES, LyricsError, clean_text, decode_lyrics, read_lyrics
@@ -72,6 +72,7 @@ def test_piled_up_accents_are_cut() -> None:
     assert len(clean_text("a" + "\u0301\u0316" * 50_000)) <= 5
 
 
+@settings(deadline=None)  # a busy machine is no fault of the code
 @given(st.binary(max_size=300))
 def test_any_bytes_decode_or_raise_lyrics_error(data: bytes) -> None:
     try:
