@@ -46,10 +46,11 @@ class Section:
 
 @dataclass(slots=True)
 class DroppedLine:
-    """An input line that is not in the output, and why."""
+    """An input line that is not in the output, and why; `line_number` counts from 1 in the lyrics as given."""
 
     text: str
     reason: str
+    line_number: int | None = None
 
 
 @dataclass(slots=True)
