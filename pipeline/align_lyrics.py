@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from pipeline.adopt_transcript import adopt_transcript
 from pipeline.locate_lines import (
     TYPICAL_WORD_S,
     Candidate,
@@ -52,6 +53,7 @@ class AlignLyrics(Stage):
         threads: int = 1
         min_evidence: float = 0.15  # see `measure_evidence`; sung lyrics reach 0.25 to 0.8, those of other songs 0.03
         min_coverage: float = 0.25  # of the heard words
+        lyrics_from_asr: bool = False  # a song without lyrics gets what was heard
 
     def __init__(self, config: Config) -> None:
         """Keep the settings; weights load in `setup`."""
@@ -70,6 +72,8 @@ class AlignLyrics(Stage):
         song.header_labels = [header.label for header in parsed.headers]
         candidates = [_candidate(line, song.language) for line in parsed.lines]
         candidates = [c for c in candidates if c.words]
+        if not candidates and self.config.lyrics_from_asr:
+            return adopt_transcript(song)
         if not candidates:
             return Drop("no_lyrics", "no line to sing in the given lyrics")
         heard = song.transcript.words

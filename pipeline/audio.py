@@ -37,6 +37,7 @@ class DecodedAudio:
     samples: Audio
     sample_rate: int
     source_channels: int
+    declared_s: float | None = None  # length that the header promises; None where it says nothing
 
     @property
     def duration_s(self) -> float:
@@ -129,7 +130,7 @@ def decode_audio(path: Path, *, max_duration_s: float = 3_600.0) -> DecodedAudio
         raise AudioDecodeError(f"cut: the header promises {declared_s:.2f} s, {decoded_s:.2f} s could be decoded")
     if not np.isfinite(samples).all():
         raise AudioDecodeError("samples that are not finite (NaN or infinity)")
-    return DecodedAudio(samples, sample_rate, channels)
+    return DecodedAudio(samples, sample_rate, channels, declared_s)
 
 
 def resample(samples: Audio, from_rate: int, to_rate: int) -> Audio:
