@@ -28,7 +28,7 @@ NUM_LANDMARKS = 400  # kept per song
 MAX_SONGS_PER_NAME = 100  # a name that more songs share (a drum loop, a test tone) says nothing
 OFFSET_TOLERANCE_FRAMES = 4  # 64 ms
 MIN_SHARED = 0.04  # of the kept landmarks, at one offset; pipeline/README.md has the experiment
-MIN_LANDMARKS = 20  # a recording with fewer cannot be told from another
+MIN_AGREEING = 8  # landmarks: a few seconds of sound have few, and one or two agree by chance
 
 
 def fingerprint_audio(mono: Audio, sample_rate: int) -> AudioFingerprint:
@@ -45,8 +45,7 @@ def find_near_duplicates(fingerprints: Mapping[str, AudioFingerprint]) -> dict[t
 
     Songs meet where they share a landmark's name; the work grows with the number of such meetings, not of pairs.
     """
-    ids = [song_id for song_id, landmarks in fingerprints.items() if len(landmarks.names) >= MIN_LANDMARKS]
-    prints = [fingerprints[song_id] for song_id in ids]
+    ids, prints = list(fingerprints), list(fingerprints.values())
     first, second, offsets = _meetings(prints)
     if not len(first):
         return {}
@@ -58,7 +57,7 @@ def find_near_duplicates(fingerprints: Mapping[str, AudioFingerprint]) -> dict[t
     np.maximum.at(best, (position + 2**31) // 2**32, agreeing)
     sizes = np.array([len(landmarks.names) for landmarks in prints])
     shares = best / np.minimum(sizes[pairs[0]], sizes[pairs[1]])
-    found = np.flatnonzero(shares >= MIN_SHARED)
+    found = np.flatnonzero((best >= MIN_AGREEING) & (shares >= MIN_SHARED))
     return {(ids[pairs[0, k]], ids[pairs[1, k]]): float(shares[k]) for k in found}
 
 
