@@ -20,6 +20,7 @@ from jobs.cluster import Row, Step, connect, resolve_path, stream
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.folder_lock import lock_folder
 from pipeline.clean_folder import (
+    CHECKED,
     QUARANTINE_SCHEMA,
     RECORDS,
     SONGS_SCHEMA,
@@ -32,6 +33,7 @@ from pipeline.clean_song import MODELS, CleanSettings
 from pipeline.inputs import InputError, SongInput, find_songs
 from pipeline.profiles import check_models
 from pipeline.report import write_report
+from shards.atomic_file import remove_temporaries
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ def clean(
     check_models(settings.profile, MODELS)
     out.mkdir(parents=True, exist_ok=True)
     with lock_folder(out, out / RECORDS / "lock", "cleaning"):
+        for folder in (out, out / "lyrics", *(out / RECORDS).glob("*"), *(out / CHECKED).glob("*")):
+            remove_temporaries(folder)
         logger.info("%d songs in %s", len(songs), source)
         cluster = connect()
         # A whole core each: many small readers at once would only fill the memory.
