@@ -12,6 +12,7 @@ from pipeline.audio_fingerprint import find_near_duplicates
 from pipeline.checked_audio import CheckedAudio, check_file
 from pipeline.clean_folder import read_record, write_record
 from pipeline.clean_song import CleanSettings, finish_song, lyrics_bytes, song_fingerprint, start_song
+from pipeline.hallucinations import MAX_LETTERS_PER_S
 from pipeline.inputs import SongInput
 from pipeline.lyrics import parse_lyrics
 from pipeline.lyrics_encoding import LyricsError, decode_lyrics
@@ -27,7 +28,7 @@ class Survey:
     settings_fingerprint: str
 
     def __call__(self, row: Row) -> Row:
-        """Add sha256, fingerprint, checked, has_lyrics and finished; or why the input goes to quarantine."""
+        """Add sha256, fingerprint, checked, num_letters of the lyrics, and finished; or why the input goes to quarantine."""
         source: SongInput = row["source"]
         try:
             if source.problem:
@@ -42,16 +43,16 @@ class Survey:
             return row | {"quarantine": f"cannot be read: {error.strerror}"}
         try:
             lyrics = lyrics_bytes(source)
-            has_lyrics = bool(parse_lyrics(decode_lyrics(lyrics)).lines)
+            num_letters = sum(len(line.text) for line in parse_lyrics(decode_lyrics(lyrics)).lines)
         except LyricsError:  # start_song says so in the song's warnings
-            lyrics, has_lyrics = b"unreadable", False
+            lyrics, num_letters = b"unreadable", 0
         fingerprint = song_fingerprint(self.settings_fingerprint, sha256, source, lyrics)
         record = read_record(self.out, source.song_id)
         return row | {
             "sha256": sha256,
             "fingerprint": fingerprint,
             "checked": checked,
-            "has_lyrics": has_lyrics,
+            "num_letters": num_letters,
             "finished": record is not None and record["fingerprint"] == fingerprint,
         }
 
@@ -77,13 +78,20 @@ def settle(out: Path, surveyed: Sequence[Row], settings: CleanSettings) -> tuple
             num_finished += 1
         elif checked.unreadable:
             quarantine(out, row | {"quarantine": checked.unreadable})
-        elif drop := checked.drop:
+        elif drop := checked.drop or judge_lyrics(row["num_letters"], checked.duration_s, settings):
             _reject(out, row, drop, row["fingerprint"])
-        elif not row["has_lyrics"] and not settings.lyrics_from_asr:
-            _reject(out, row, Drop("no_lyrics", "no line to sing in the given lyrics"), row["fingerprint"])
         else:
             todo.append(row)
     return todo, num_finished
+
+
+def judge_lyrics(num_letters: int, duration_s: float, settings: CleanSettings) -> Drop | None:
+    """Return why lyrics of so many letters cannot be those of a song of this length, if they cannot."""
+    if not num_letters:
+        return None if settings.lyrics_from_asr else Drop("no_lyrics", "no line to sing in the given lyrics")
+    if num_letters > MAX_LETTERS_PER_S * duration_s:
+        return Drop("lyrics_mismatch", f"{num_letters} letters in {duration_s:.0f} s are more than anybody can sing")
+    return None
 
 
 def find_originals(rows: Sequence[Row]) -> dict[str, str]:
@@ -116,7 +124,7 @@ def find_originals(rows: Sequence[Row]) -> dict[str, str]:
 def _rank(row: Row) -> tuple[Any, ...]:
     checked: CheckedAudio = row["checked"]
     bandwidth_hz = checked.metrics["cutoff_hz"] or checked.sample_rate / 2
-    return not row["has_lyrics"], -round(bandwidth_hz / 1000), -round(checked.duration_s), row["source"].song_id
+    return not row["num_letters"], -round(bandwidth_hz / 1000), -round(checked.duration_s), row["source"].song_id
 
 
 def _reject(out: Path, row: Row, drop: Drop, fingerprint: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.match_words import is_han
 from pipeline.song import Drop, DroppedLine, Line, Song, Word
+from pipeline.transcribe_vocals import is_singing
 
 LINE_PAUSE_S = 0.5  # between two lines
 MAX_LINE_WORDS, MAX_LINE_HAN = 10, 16  # a longer line is cut at its longest pause
@@ -19,9 +20,11 @@ def adopt_transcript(song: Song) -> Song | Drop:
 
     Reads:  song.transcript
     Adds:   song.lines, song.words, song.dropped; metrics mean_score
-    Drops:  "no_lyrics" where too little was heard clearly
+    Drops:  "instrumental" where nobody sings, "no_lyrics" where too little was heard clearly
     """
     assert song.transcript is not None
+    if not is_singing(song):
+        return Drop("instrumental", "no language and no speech in the separated vocals")
     heard = song.transcript.words
     kept = []
     for line in split_lines(heard):

@@ -109,11 +109,13 @@ def test_songs_without_lyrics_are_listened_to_if_asked(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["x" * 100_000, "la " * 33_000, "\u202e\u200b\ufeff\n\0\n", " \n\t"])
-def test_monstrous_lyrics_do_not_stop_the_survey(tmp_path, text):
+def test_monstrous_lyrics_end_in_the_survey(tmp_path, text):
     raw = tmp_path / "raw"
     put(raw / "a.wav", melody(0), lyrics=text)
     (row,) = survey(raw, tmp_path / "out")
-    assert "quarantine" not in row
+    todo, _ = settle(tmp_path / "out", [row], SETTINGS)
+    assert not todo
+    assert reason(tmp_path / "out", "a") in ("lyrics_mismatch", "no_lyrics")
 
 
 def test_an_unreadable_file_goes_to_quarantine(tmp_path):
@@ -130,7 +132,7 @@ def test_a_pipe_as_lyrics_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     source = SongInput("a", tmp_path / "a.wav", "a.wav", lyrics_path=tmp_path / "pipe.txt")
     row = Survey(tmp_path / "out", SETTINGS, "settings")({"source": source})
-    assert not row["has_lyrics"]
+    assert not row["num_letters"]
 
 
 def test_one_run_per_folder(tmp_path):

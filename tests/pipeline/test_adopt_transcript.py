@@ -15,6 +15,7 @@ def heard(text: str, score: float = 0.9, start_s: float = 0.0, segment: int = 0)
 def song_with(words: list[Word]) -> Song:
     song = Song(song_id="a", path=Path("a"), audio="a", duration_s=60.0)
     song.transcript = Transcript(words, "en", -0.3)
+    song.metrics = {"no_speech": 0.2, "sung_language_probability": 0.9}
     return song
 
 
@@ -54,6 +55,14 @@ def test_a_song_that_was_not_understood_has_no_lyrics():
     assert isinstance(result, Drop)
     assert result.reason == "no_lyrics"
     assert "1 of 9" in result.detail
+
+
+def test_what_was_heard_in_an_instrumental_is_nothing():
+    song = song_with(heard("thank you"))
+    song.metrics = {"no_speech": 0.73, "sung_language_probability": 0.36}
+    result = adopt_transcript(song)
+    assert isinstance(result, Drop)
+    assert result.reason == "instrumental"
 
 
 @pytest.mark.parametrize("count", [0, 1])
