@@ -28,7 +28,7 @@ class Survey:
     settings_fingerprint: str
 
     def __call__(self, row: Row) -> Row:
-        """Add sha256, fingerprint, checked, num_letters of the lyrics, and finished; or why the input goes to quarantine."""
+        """Add sha256, fingerprint, checked, num_letters (of the lyrics), finished; or why it goes to quarantine."""
         source: SongInput = row["source"]
         try:
             if source.problem:

@@ -14,8 +14,8 @@ from pipeline.text_language import identify_text
 from pipeline.transcription import Listening, Segment, weigh_no_speech
 from pipeline.whisper import LanguageError, Whisper, load_whisper
 
-# A language that a manifest or the lyrics name is believed unless the singing is clearly in another. Ours: songs at hand
-# reach 0.67 to 0.99 in their own language and 0.14 in any other, their accompaniment alone 0.29 to 0.49.
+# A language that a manifest or the lyrics name is believed unless the singing is clearly in another. Ours: songs at
+# hand reach 0.67 to 0.99 in their own language and 0.14 in any other, their accompaniment alone 0.29 to 0.49.
 MIN_SUNG_PROBABILITY = 0.6
 MIN_NAMED_PROBABILITY = 0.1
 MIN_NO_SPEECH = 0.5  # between songs (0.06 to 0.43) and their accompaniment alone (0.63 to 0.92); Whisper's own is 0.6
