@@ -97,8 +97,8 @@ def judge_lyrics(num_letters: int, duration_s: float, settings: CleanSettings) -
 def find_originals(rows: Sequence[Row]) -> dict[str, str]:
     """Return for every copy what it is a copy of and how that is known.
 
-    Of several files that hold one recording the best is kept: one with lyrics, then with the fewest warnings, then of the
-    highest bandwidth (in whole kHz), then the longest (in whole seconds), then the first by song_id.
+    Of several files that hold one recording the best is kept: one with lyrics, then with the fewest warnings, then of
+    the highest bandwidth (in whole kHz), then the longest (in whole seconds), then the first by song_id.
     """
     shares = find_near_duplicates({row["source"].song_id: row["checked"].landmarks for row in rows})
     near: dict[str, dict[str, float]] = defaultdict(dict)

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.adopt_transcript import MAX_LINE_WORDS, adopt_transcript, split_lines
@@ -14,6 +15,7 @@ def heard(text: str, score: float = 0.9, start_s: float = 0.0, segment: int = 0)
 
 def song_with(words: list[Word]) -> Song:
     song = Song(song_id="a", path=Path("a"), audio="a", duration_s=60.0)
+    song.voice = np.ones(16_000 * 60, np.float32)
     song.transcript = Transcript(words, "en", -0.3)
     song.metrics = {"no_speech": 0.2, "sung_language_probability": 0.9}
     return song
@@ -24,9 +26,17 @@ def test_lines_end_at_pauses_and_segments():
     assert [[w.text for w in line] for line in split_lines(words)] == [["one", "two"], ["three", "four"], ["five"]]
 
 
-def test_a_long_line_is_cut_after_a_mark_and_loses_nothing():
-    words = heard("a b c d e f, g h i j k l")
-    assert [len(line) for line in split_lines(words)] == [6, 6]
+def test_lines_end_where_a_recogniser_writes_so():
+    words = heard("I was there, but now it is gone The rest is dark")
+    assert [[w.text for w in line][0] for line in split_lines(words)] == ["I", "The"]
+    words[3].start_s += 0.2  # after a comma a shorter pause is enough
+    assert [[w.text for w in line][0] for line in split_lines(words)] == ["I", "but", "The"]
+
+
+def test_a_long_line_is_cut_at_its_longest_pause_and_loses_nothing():
+    words = heard("a b c d e f g h i j k l")
+    words[4].start_s += 0.05
+    assert [len(line) for line in split_lines(words)] == [4, 8]
     endless = heard("la " * 100)
     lines = list(split_lines(endless))
     assert [w for line in lines for w in line] == endless
