@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.clean_survey import quarantine
 from jobs.cluster import Cluster, Row, Step, naming
 from pipeline.audio import AudioDecodeError
+from pipeline.check_audio import CheckAudio
 from pipeline.clean_song import CleanSettings, finish_song, start_song
 from pipeline.song import Drop
 from pipeline.stage import Stage, run_stages
@@ -33,7 +34,7 @@ class SongWorker:
         """Finish one song; only a summary goes on."""
         song = start_song(row["source"], row["sha256"])
         row["checked"].fill(song)
-        seconds: dict[str, float] = {}
+        seconds = {CheckAudio.name: row["checked"].seconds}
         try:
             with naming(song.song_id):
                 result = run_stages(self._stages, song, seconds)

@@ -9,6 +9,7 @@ from typing import Any
 from jobs.cluster import Row, naming
 from pipeline.audio import AudioDecodeError, hash_file, require_regular_file
 from pipeline.audio_fingerprint import find_near_duplicates
+from pipeline.check_audio import CheckAudio
 from pipeline.checked_audio import CheckedAudio, check_file
 from pipeline.clean_folder import read_record, write_record
 from pipeline.clean_song import CleanSettings, finish_song, lyrics_bytes, song_fingerprint, start_song
@@ -133,7 +134,7 @@ def _reject(out: Path, row: Row, drop: Drop, fingerprint: str) -> None:
     row["checked"].fill(song)
     if drop.reason == "no_lyrics":
         song.dropped = [DroppedLine(line.text, line.reason) for line in parse_lyrics(song.lyrics_text).dropped]
-    finish_song(out, song, drop, fingerprint)
+    finish_song(out, song, drop, fingerprint, seconds={CheckAudio.name: row["checked"].seconds})
 
 
 def quarantine(out: Path, row: Row) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class CheckedAudio:
     warnings: list[str] = field(default_factory=list)
     landmark_names: list[int] = field(default_factory=list)
     landmark_frames: list[int] = field(default_factory=list)
+    seconds: float = field(default=0.0, compare=False)  # that the checks took
 
     @property
     def landmarks(self) -> AudioFingerprint:
@@ -60,6 +62,7 @@ def check_file(out: Path, path: Path, sha256: str, stage: CheckAudio) -> Checked
 
 def _check(path: Path, stage: CheckAudio) -> CheckedAudio:
     song = Song(song_id="", path=path, audio="")
+    started = time.monotonic()
     try:
         result = stage.process(song)
     except AudioDecodeError as error:
@@ -76,4 +79,5 @@ def _check(path: Path, stage: CheckAudio) -> CheckedAudio:
         warnings=song.warnings,
         landmark_names=[] if landmarks is None else landmarks.names.tolist(),
         landmark_frames=[] if landmarks is None else landmarks.frames.tolist(),
+        seconds=time.monotonic() - started,
     )

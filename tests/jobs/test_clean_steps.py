@@ -50,7 +50,7 @@ def test_a_song_leaves_a_record_with_what_was_checked_and_how_long_it_took(tmp_p
     assert summary == {"song_id": "album/song", "verdict": "keep", "reason": "", "duration_s": 12.5}
     record = read_record(tmp_path, "album/song")
     assert (record["row"]["metrics"]["lufs"], record["row"]["warnings"]) == (-14.0, ["clipped"])
-    assert list(record["seconds"]) == ["scripted"]
+    assert list(record["seconds"]) == ["check_audio", "scripted"]
 
 
 def test_a_dropped_song_goes_no_further(tmp_path):
