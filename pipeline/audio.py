@@ -21,6 +21,7 @@ AUDIO_SUFFIXES = frozenset(
 MIN_DECODED_FRACTION = 0.97
 MAX_SAMPLE_RATE_HZ = 768_000
 SPEECH_SAMPLE_RATE_HZ = 16_000  # of recognisers
+_BARE_FORMATS = ("mp3", "aac")
 _HASH_CHUNK_BYTES = 1 << 20
 
 Audio = NDArray[np.float32]  # [C, L], full scale = 1.0
@@ -88,6 +89,13 @@ def _open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.A
 
 
 def _declared_duration_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+    """Return the length that the header promises, None where it says nothing.
+
+    A bare stream (MP3 without a Xing header, AAC) has no length: FFmpeg guesses one from the bit rate of its first
+    frames, and only then are the rates of file and stream equal to the bit. With a variable rate the guess is far off.
+    """
+    if container.format.name in _BARE_FORMATS and container.bit_rate == stream.bit_rate:
+        return None
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
