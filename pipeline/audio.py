@@ -22,6 +22,7 @@ MIN_DECODED_FRACTION = 0.97
 MAX_SAMPLE_RATE_HZ = 768_000
 SPEECH_SAMPLE_RATE_HZ = 16_000  # of recognisers
 _BARE_FORMATS = ("mp3", "aac")
+_SAME_BIT_RATE = 0.01
 _HASH_CHUNK_BYTES = 1 << 20
 
 Audio = NDArray[np.float32]  # [C, L], full scale = 1.0
@@ -92,10 +93,11 @@ def _declared_duration_s(container: av.container.InputContainer, stream: av.Audi
     """Return the length that the header promises, None where it says nothing.
 
     A bare stream (MP3 without a Xing header, AAC) has no length: FFmpeg guesses one from the bit rate of its first
-    frames, and only then are the rates of file and stream equal to the bit. With a variable rate the guess is far off.
+    frames, with a variable rate far off. Then the rates of file and stream agree; those of a cut file do not.
     """
-    if container.format.name in _BARE_FORMATS and container.bit_rate == stream.bit_rate:
-        return None
+    if container.format.name in _BARE_FORMATS and stream.bit_rate:
+        if abs(container.bit_rate - stream.bit_rate) < _SAME_BIT_RATE * stream.bit_rate:
+            return None
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None

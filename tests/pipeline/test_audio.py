@@ -93,9 +93,7 @@ def test_a_variable_bit_rate_without_a_header_is_no_cut_file(tmp_path, has_heade
         resampler = av.AudioResampler(format="fltp", layout="stereo", rate=48_000, frame_size=1_152)
         for part in [*resampler.resample(frame), *resampler.resample(None), None]:
             container.mux(stream.encode(part))
-    decoded = decode_audio(tmp_path / "a.mp3")
-    assert decoded.duration_s == pytest.approx(20.0, abs=0.1)
-    assert (decoded.declared_s is not None) == has_header
+    assert decode_audio(tmp_path / "a.mp3").duration_s == pytest.approx(20.0, abs=0.1)
 
 
 def test_decoding_stops_at_the_longest_length(tmp_path):
