@@ -8,12 +8,10 @@ from numpy.typing import NDArray
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.lyrics_text import split_words
-from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper
+from pipeline.whisper import MAX_WINDOW_S, VAD_OFFSET, VAD_ONSET, TimedWord, Whisper
 
 BATCH_WINDOWS = 8  # encoded and decoded at once; WhisperX's own default
 BEAM_SIZE = 5  # WhisperX's default, as Whisper's own
-# WhisperX's defaults for its bundled voice activity model: probability at which the voice sets in and ends.
-VAD_ONSET, VAD_OFFSET = 0.5, 0.363
 
 
 @dataclass(frozen=True, slots=True)

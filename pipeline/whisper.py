@@ -14,6 +14,8 @@ from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.models import resolve_model
 
 MAX_WINDOW_S = 30.0  # Whisper's receptive field
+# WhisperX's defaults for its bundled voice activity model: probability at which the voice sets in and ends.
+VAD_ONSET, VAD_OFFSET = 0.5, 0.363
 TOKEN_STEP_S = 0.02  # one encoder position
 MAX_ALIGN_TOKENS = 440  # of the decoder's 448 positions, the start sequence taken off
 
@@ -32,7 +34,7 @@ class TimedWord:
 
 
 class Whisper:
-    """A CTranslate2 Whisper and the voice activity model that comes with WhisperX, as WhisperX loads them.
+    """A CTranslate2 Whisper through faster-whisper, and the voice activity model that comes with WhisperX.
 
     Args:
         name: any name that `resolve_model` knows for the stage "asr".
@@ -45,21 +47,22 @@ class Whisper:
         path = resolve_model(name, "asr")
         with warnings.catch_warnings():  # of packages that miss a system FFmpeg, which nothing here needs
             warnings.simplefilter("ignore")
-            from whisperx.asr import load_model
+            # Not whisperx.asr: it brings half of transformers, seconds that every worker would wait for.
+            import torch
+            from faster_whisper import WhisperModel
+            from whisperx.vads import Pyannote
 
             for talkative in ("whisperx", "lightning.pytorch", "pytorch_lightning"):
                 logging.getLogger(talkative).setLevel(logging.ERROR)
-            pipeline = load_model(
+            self._model = WhisperModel(
                 str(path),
-                device,
+                device=device,
                 compute_type="float16" if device == "cuda" else "int8",
-                vad_method="pyannote",
-                threads=threads,
+                cpu_threads=threads,
                 local_files_only=True,
             )
-        self._model = pipeline.model
+            self.vad = Pyannote(torch.device(device), vad_onset=VAD_ONSET)
         self.model = self._model.model  # the ctranslate2.models.Whisper itself
-        self.vad = pipeline.vad_model  # WhisperX's bundled voice activity model
         self.is_multilingual = bool(self._model.model.is_multilingual)
         self.languages = tuple(self._model.supported_languages)
 
