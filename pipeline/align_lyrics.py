@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from pipeline.adopt_transcript import adopt_transcript
+from pipeline.aligner import Aligners
 from pipeline.find_sung import find_sung
 from pipeline.locate_lines import Candidate, estimate_times, explain_runs, locate_expected, locate_lines
 from pipeline.lyrics import LyricLine, parse_lyrics, split_words
@@ -31,25 +33,28 @@ class AlignLyrics(Stage):
     """
 
     name: ClassVar[str] = "align_lyrics"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """Model and thresholds of the verdict."""
 
-        model_name: str
+        model_name: str  # of the recogniser
+        aligner_name: str = "whisper"  # as `pipeline.aligner.Aligners` takes it
         device: str = "cpu"
         threads: int = 1
         min_evidence: float = 0.15  # see `measure_evidence`; sung lyrics reach 0.25 to 0.8, those of other songs 0.03
         min_coverage: float = 0.25  # of the heard words
+        lyrics_from_asr: bool = False  # a song without lyrics gets what was heard
 
     def __init__(self, config: Config) -> None:
         """Keep the settings; weights load in `setup`."""
         self.config = config
 
     def setup(self) -> None:
-        """Load the aligner: the recogniser's own weights."""
+        """Load the recogniser; a CTC model loads with the first song of its language."""
         self._whisper: Whisper = load_whisper(self.config.model_name, self.config.device, self.config.threads)
+        self._aligners = Aligners(self.config.aligner_name, self._whisper, device=self.config.device)
 
     def process(self, song: Song) -> Song | Drop:
         """Align and check one song; see the class."""
@@ -60,6 +65,8 @@ class AlignLyrics(Stage):
         song.header_labels = [header.label for header in parsed.headers]
         candidates = [_candidate(line, song.language) for line in parsed.lines]
         candidates = [c for c in candidates if c.words]
+        if not candidates and self.config.lyrics_from_asr:
+            return adopt_transcript(song)
         if not candidates:
             return Drop("no_lyrics", "no line to sing in the given lyrics")
         heard = song.transcript.words
@@ -77,10 +84,15 @@ class AlignLyrics(Stage):
             song.dropped += [DroppedLine(c.text, "not_sung") for c in candidates if not c.is_found]
             return Drop("low_coverage", f"the given lines explain {song.metrics['coverage']:.0%} of what was heard")
         estimate_times(lines, heard)
-        audio = SungAudio(self._whisper, song)
+        assert song.speech is not None
+        aligner = self._aligners.for_language(song.language).open_song(song.speech, song.language)
+        audio = SungAudio(self._whisper, aligner, song)
         lines = find_sung(candidates, lines, heard, audio)
         for line in lines:
             repair_line(line, heard, audio)
+        if not lines:
+            song.dropped += [DroppedLine(c.text, "not_sung") for c in candidates]
+            return Drop("low_coverage", "no given line is borne out by the audio where it was expected")
         place_words(lines, audio)
         _fill_song(song, lines, [c for c in candidates if c not in lines])
         song.metrics["mean_score"] = float(np.mean([w.score for w in song.words]))

@@ -1,4 +1,4 @@
-"""Which lines are sung: given ones that the audio bears out, given ones sung once more, and lines that were not given."""
+"""Which lines are sung: given ones that the audio bears out, also out of place or again, and lines not given."""
 
 from collections.abc import Sequence
 

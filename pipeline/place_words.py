@@ -33,15 +33,16 @@ def place_words(lines: Sequence[Candidate], audio: SungAudio) -> None:
         if index + 1 < len(windows):
             end_s = min(end_s, max(windows[index + 1][0].start_s, window[-1].end_s) + 0.2)
         words = [word for line in window for word in line.words]
-        timed = [audio.voice.tighten(word) for word in audio.align(start_s, end_s, words)]
+        timed = audio.align(start_s, end_s, words)
         support = audio.measure_support(start_s, end_s, [line.words for line in window])
         for line, nats in zip(window, support, strict=True):
             line.support = float(nats)
             line.timed, timed = timed[: len(line.words)], timed[len(line.words) :]
             line.start_s, line.end_s = line.timed[0].start_s, line.timed[-1].end_s
     _make_monotone(lines, audio.duration_s)
-    for line in lines:
-        line.timed = advance_late(line.words, line.timed)
+    if audio.gives_pauses_to_words:
+        for line in lines:
+            line.timed = advance_late(line.words, line.timed)
     for before, line in zip([None, *lines[:-1]], lines, strict=True):
         # A line that was sung before in the window is no surprise, so little speaks for it: ask without the others.
         if line.support < DOUBTFUL_SUPPORT and not (before and before.words == line.words):

@@ -46,7 +46,7 @@ def search_free(candidates: Sequence[Candidate], lines: Sequence[Candidate], aud
     places = set(map(id, lines))
     edges = [0.0, *(edge for line in lines for edge in (line.start_s, line.end_s)), audio.duration_s]
     for low_s, high_s in zip(edges[::2], edges[1::2], strict=True):
-        if high_s - low_s < MIN_FREE_S or audio.voice.share(low_s, high_s) < MIN_VOICE_SHARE:
+        if high_s - low_s < MIN_FREE_S or audio.voiced_share(low_s, high_s) < MIN_VOICE_SHARE:
             continue
         for line in _search(candidates, low_s, high_s, audio, MIN_AGAIN_SUPPORT, copy_line):
             missing = [c for c in candidates if c.words == line.words and id(c) not in places]
@@ -114,7 +114,7 @@ def _window_starts(low_s: float, high_s: float, audio: SungAudio) -> list[float]
     if high_s - low_s < MIN_WINDOW_S:
         return []
     starts = map(float, np.arange(low_s, max(high_s - HOP_S, low_s + 0.01), HOP_S))
-    return [s for s in starts if audio.voice.share(s, min(s + WINDOW_S, high_s)) >= MIN_VOICE_SHARE]
+    return [s for s in starts if audio.voiced_share(s, min(s + WINDOW_S, high_s)) >= MIN_VOICE_SHARE]
 
 
 def _best_path(gain: NDArray[np.float64]) -> list[int]:

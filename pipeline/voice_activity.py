@@ -5,15 +5,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
-from pipeline.whisper import MIN_WORD_S, VOICE_STEP_S, TimedWord
+from pipeline.whisper import MIN_WORD_S, TimedWord
 
 # The voice is on where the vocal stem is within this range of its loud parts.
 ACTIVITY_FRAME_S = 0.02
 ACTIVITY_RANGE_DB = 35.0
 ACTIVITY_FLOOR_DBFS = -55.0
-# Low, because a voice activity model trained on speech misses held vowels: on sung words of the songs with true times
-# it is above 0.5 in 60 to 95 % of the frames, elsewhere in 1 to 54 %; the level alone is near its peak on both.
-MIN_VOICE_PROBABILITY = 0.3
 # A word that is longer than this may have a pause in front: the aligner gives pauses to the word after them.
 LONG_WORD_S = 0.3
 MIN_DIP_DB = 10.0  # how far the level falls in a pause below that of the word after it
@@ -21,16 +18,10 @@ EARLY_S = 0.08  # the aligner enters a word this much before it sounds (median o
 
 
 class VoiceActivity:
-    """Where the separated voice sounds: its level in frames of 20 ms, and the probability that somebody sings.
+    """Where the separated voice sounds, in frames of 20 ms, from the level of 16 kHz mono [L]."""
 
-    Args:
-        samples: the separated voice, 16 kHz mono [L].
-        probability: of a voice, in frames of `VOICE_STEP_S`, as the recogniser's voice activity model gives it.
-    """
-
-    def __init__(self, samples: NDArray[np.float32], probability: NDArray[np.float32]) -> None:
+    def __init__(self, samples: NDArray[np.float32]) -> None:
         """Measure the level of every frame."""
-        self._probability = probability
         size = int(ACTIVITY_FRAME_S * SPEECH_SAMPLE_RATE_HZ)
         num_frames = len(samples) // size
         power = np.mean(samples[: num_frames * size].reshape(num_frames, size).astype(np.float64) ** 2, axis=1)
@@ -40,9 +31,9 @@ class VoiceActivity:
         self._level_db = uniform_filter1d(level_db, size=3)
 
     def share(self, start_s: float, end_s: float) -> float:
-        """Return the share of [start_s, end_s) in which somebody sings."""
-        part = self._probability[int(start_s / VOICE_STEP_S) : max(int(end_s / VOICE_STEP_S), 0)]
-        return float((part > MIN_VOICE_PROBABILITY).mean()) if len(part) else 0.0
+        """Return the share of [start_s, end_s) in which the voice sounds."""
+        part = self.active[int(start_s / ACTIVITY_FRAME_S) : max(int(end_s / ACTIVITY_FRAME_S), 0)]
+        return float(part.mean()) if len(part) else 0.0
 
     def tighten(self, word: TimedWord) -> TimedWord:
         """Return the word without silence at its edges; a word that is all silence stays as it is."""
