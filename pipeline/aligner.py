@@ -11,7 +11,7 @@ from pipeline.acoustic_model import FRAME_S, AcousticModel
 from pipeline.aligner_models import ALIGNER_REPOSITORIES
 from pipeline.ctc_aligner import CtcSong
 from pipeline.models import MINIATURE, fingerprint_model, resolve_model
-from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper
+from pipeline.whisper import TimedWord
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +22,8 @@ BY_LANGUAGE = "wav2vec2"  # the wav2vec 2.0 model of the song's language, attent
 class SongAligner(Protocol):
     """A song that has been listened to once; words are placed in any window of it."""
 
-    max_window_s: float
-    gives_pauses_to_words: bool  # a word's time includes the pause before it: its start is to be moved to the voice
-
     def align(self, start_s: float, end_s: float, words: Sequence[str]) -> list[TimedWord]:
-        """Place display words in order in a window of at most `max_window_s`.
+        """Place display words in order in a window.
 
         Returns:
             One TimedWord per word, times monotone, in seconds of the song.
@@ -45,38 +42,7 @@ class Aligner(Protocol):
         """Listen to 16 kHz mono [L]."""
 
 
-class _AttentionSong:
-    max_window_s = MAX_WINDOW_S
-    gives_pauses_to_words = True
-
-    def __init__(self, whisper: Whisper, samples: NDArray[np.float32], language: str) -> None:
-        self._whisper, self._samples, self._language = whisper, samples, language
-
-    def align(self, start_s: float, end_s: float, words: Sequence[str]) -> list[TimedWord]:
-        return self._whisper.align(self._samples, start_s, end_s, words, self._language)
-
-    def measure_evidence(self, words: Sequence[str], start_s: float = 0.0, end_s: float = float("inf")) -> float | None:
-        return None
-
-
-class AttentionAligner:
-    """Whisper's own cross-attention, for every language that Whisper knows."""
-
-    name = "whisper cross-attention"
-
-    def __init__(self, whisper: Whisper) -> None:
-        """Share the recogniser's weights."""
-        self._whisper = whisper
-
-    def open_song(self, samples: NDArray[np.float32], language: str) -> SongAligner:
-        """Nothing is computed before a window is asked for."""
-        return _AttentionSong(self._whisper, samples, language)
-
-
 class _CtcSongOfWords:
-    max_window_s = float("inf")
-    gives_pauses_to_words = False
-
     def __init__(self, song: CtcSong, model: AcousticModel, language: str) -> None:
         self._song, self._model, self._language = song, model, language
 
@@ -103,34 +69,35 @@ class CtcAligner:
 
 
 class Aligners:
-    """The aligner of every language under one name; a model loads when the first song needs it.
+    """The CTC aligner of every language under one name; a model loads when the first song needs it.
+
+    The recogniser's own cross-attention serves every language and needs none of them (`pipeline.sung_audio` asks both).
 
     Args:
         name: "whisper", "wav2vec2" (a model per language), "miniature" (the packaged phoneme recogniser), or one
             Wav2Vec2ForCTC for all songs: a hub id or a local folder.
-        whisper: for the languages that the name has no model for.
         device: "cpu" or "cuda".
     """
 
-    def __init__(self, name: str, whisper: Whisper, *, device: str = "cpu") -> None:
+    def __init__(self, name: str, *, device: str = "cpu") -> None:
         """Load nothing yet."""
         self._name, self._device = name, device
-        self._attention = AttentionAligner(whisper)
         self._loaded: dict[str, CtcAligner] = {}
 
-    def for_language(self, language: str) -> Aligner:
-        """Return the aligner of an ISO 639-1 code.
+    def for_language(self, language: str) -> Aligner | None:
+        """Return the CTC aligner of an ISO 639-1 code; None where attention works alone.
 
         Raises:
             ModelNotFoundError: the language has a model that cannot be had.
         """
         model_name = choose_model(self._name, language)
         if model_name is None:
-            logger.info("language %s: words are placed by %s", language, self._attention.name)
-            return self._attention
+            logger.info("language %s: words are placed by Whisper's cross-attention alone", language)
+            return None
         if model_name not in self._loaded:
             self._loaded[model_name] = CtcAligner(load_acoustic_model(model_name, device=self._device))
-            logger.info("language %s: words are placed by %s", language, self._loaded[model_name].name)
+            name = self._loaded[model_name].name
+            logger.info("language %s: words are placed by Whisper's cross-attention and %s", language, name)
         return self._loaded[model_name]
 
 
