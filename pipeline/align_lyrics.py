@@ -45,7 +45,7 @@ class AlignLyrics(Stage):
         threads: int = 1
         min_evidence: float = 0.15  # see `measure_evidence`; sung lyrics reach 0.25 to 0.8, those of other songs 0.03
         min_coverage: float = 0.25  # of the heard words
-        # Of the words by sounds alone, see `CtcSong.measure_evidence`: the right lyrics of songs at hand reach 0.41 to 4
+        # Of the words by sounds alone, see `CtcSong.measure_evidence`: right lyrics of songs at hand reach 0.41 to 4
         # but for one whose sections stand in another order (-0.05), those of other songs at most 0.29.
         min_sound_evidence: float = 0.45
         lyrics_from_asr: bool = False  # a song without lyrics gets what was heard

@@ -8,6 +8,7 @@ from pipeline.transcription import BATCH_WINDOWS, Listening, Segment, VoicedWind
 from pipeline.whisper import LanguageError, TimedWord
 
 RATE = 16_000
+VOICE = np.full(10, 0.7, np.float32)  # the probability of a voice, frame by frame
 
 
 class FakeWhisper:
@@ -52,7 +53,7 @@ def listening(monkeypatch, windows: list[VoicedWindow], spanish: list[bool]) -> 
     samples = np.zeros(RATE * 400, np.float32)
     for window, code in zip(windows, spanish, strict=True):
         samples[int(window.start_s * RATE)] = float(code)
-    monkeypatch.setattr(transcription, "find_voice", lambda *_: windows)
+    monkeypatch.setattr(transcription, "find_voice", lambda *_: (VOICE, windows))
     return Listening(FakeWhisper(), samples)
 
 
@@ -75,6 +76,10 @@ def test_every_window_is_encoded_once_and_heard_in_order(monkeypatch):
     assert [s.text for s in segments[:3]] == ["heard 0", "heard 1", "heard 0"]
     assert all(len(s.words) == 2 for s in segments)
     assert segments[0].mean_logprob == pytest.approx(-0.2)  # two tokens and the end
+
+
+def test_the_probability_of_a_voice_is_kept(monkeypatch):
+    assert listening(monkeypatch, [VoicedWindow(0, 9, 9)], [True]).voice_probability is VOICE
 
 
 def test_a_song_without_voice_has_no_language_and_no_words(monkeypatch):
