@@ -3,16 +3,17 @@
 import hashlib
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from shards.atomic_file import open_atomic
-from shards.index import IndexRow, parse_shard_name
+from shards.index import IndexRow
 from shards.metadata import encode_metadata
+from shards.names import parse_shard_name
 from shards.npy import encode_array
 from shards.sample import Sample, check_sample
 from shards.schema import ARRAY_FIELDS, FIELDS, MAX_KEY_BYTES, METADATA, ShardError
@@ -100,7 +101,7 @@ class _HashingFile:
         self._file.write(data)
         self.num_bytes += len(data)
         self.sha256.update(data)
-        self.crc32 = zlib.crc32(data, self.crc32)
+        self.crc32 = crc32(data, self.crc32)
 
 
 def _write_sample(output: _HashingFile, sample: Sample) -> dict[str, Any]:
