@@ -31,7 +31,7 @@ from pipeline.plan_shards import PlannedShard, plan_shards, song_from_raw, songs
 from pipeline.profiles import Profile, check_models
 from shards.dataset_info import INFO_NAME, DatasetInfo, write_dataset_info
 from shards.index import INDEX_NAME, IndexRow, write_index
-from shards.latent_statistics import LatentStatistics
+from shards.latent_statistics import MIN_STD, LatentStatistics
 from shards.reader import ShardReader
 from shards.sample import Sample
 from shards.schema import SPLITS, ShardError
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 PROGRESS = ".progress"  # samples and facts of shards under way; readers of the dataset never look there
 PROGRESS_S = 10.0
-MIN_LATENT_STD = 1e-4  # of a channel that hardly changes
 
 
 class EncodeWorker:
@@ -253,7 +252,7 @@ def _finish(
     info = DatasetInfo.from_rows(
         rows,
         latent_mean=statistics.mean(),
-        latent_std=[max(value, MIN_LATENT_STD) for value in statistics.std()],
+        latent_std=statistics.std(floor=MIN_STD),
         models=models,
         fingerprint=hashlib.sha256("".join(shard.fingerprint for shard in plan).encode()).hexdigest(),
     )

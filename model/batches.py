@@ -22,7 +22,7 @@ from model.packing import share_slots
 from model.settings import RunConfig
 from model.song_batch import BatchError, SongBatch
 from shards.index import Index, IndexRow
-from shards.plan import Plan, derive_seed
+from shards.plan import Plan, PlanError, derive_seed
 from shards.sample import Sample
 from shards.schema import FRAME_RATE_HZ, ShardError
 
@@ -111,21 +111,16 @@ class Batches:
             raise BatchError(
                 f"split {split}: the index lists no songs; extract some, or another --val-fraction of them"
             )
-        self._num_frames = self._index.column("num_frames").astype(np.int32)
         shortest = max(self._rules.min_frames, model.block_frames)
-        self._rows = np.flatnonzero(self._num_frames >= shortest)
-        if not len(self._rows):
-            longest_s = float(self._num_frames.max()) / FRAME_RATE_HZ
+        shares = {part.language: part.share for part in data.languages} if split == "train" else None
+        try:
+            self._plan = Plan(self._index, seed=config.trainer.seed, min_frames=shortest, shares=shares)
+        except PlanError as error:
+            longest_s = float(self._index.column("num_frames").max()) / FRAME_RATE_HZ
             raise BatchError(
-                f"split {split}: {len(self._index)} songs, the longest of {longest_s:.1f} s, and none as long as "
-                f"data.min_crop_s = {data.min_crop_s}; lower it or extract more songs"
-            )
-        self._plan = Plan(
-            self._index,
-            seed=config.trainer.seed,
-            min_frames=shortest,
-            shares={part.language: part.share for part in data.languages} if split == "train" else None,
-        )
+                f"split {split}: {error}; of {len(self._index)} songs the longest has {longest_s:.1f} s, and "
+                f"data.min_crop_s = {data.min_crop_s}"
+            ) from error
 
     @property
     def num_songs(self) -> int:
@@ -135,7 +130,7 @@ class Batches:
     @property
     def num_too_short(self) -> int:
         """Songs of the split that no crop fits in."""
-        return len(self._index) - len(self._rows)
+        return self._plan.num_too_short
 
     def train_batch(self, global_step: int, rank: int, world_size: int) -> RankBatch:
         """Return this rank's share of step `global_step`; every epoch passes through the songs in a new order."""
@@ -149,7 +144,7 @@ class Batches:
 
     def validation_batch(self, rank: int, world_size: int) -> RankBatch:
         """Return this rank's share of the validation songs: the first of the split, cut the same way every time."""
-        rows = self._rows[: self._config.data.val_songs].tolist()
+        rows = self._plan.first_rows(self._config.data.val_songs)
         slots = [
             self._plan_slot(number, row, derive_seed(VALIDATION_SEED, self._split, number))
             for number, row in enumerate(rows)
@@ -157,7 +152,7 @@ class Batches:
         return self._load(slots, rank, world_size)
 
     def _plan_slot(self, number: int, row: int, seed: int) -> _Slot:
-        wanted_frames = draw_length(int(self._num_frames[row]), self._rules, _generator(seed, _LENGTH))
+        wanted_frames = draw_length(int(self._plan.num_frames[row]), self._rules, _generator(seed, _LENGTH))
         return _Slot(number=number, row=row, seed=seed, wanted_frames=wanted_frames)
 
     def _load(self, slots: Sequence[_Slot], rank: int, world_size: int) -> RankBatch:

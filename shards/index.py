@@ -1,6 +1,6 @@
 """index.parquet: one row per sample, with the place of each of its members in a shard."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -150,19 +150,21 @@ class Index:
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one column as an array, such as num_frames."""
-        column = self._file.column(name)
+        column = self._file.column(name).slice(self._rows.start, len(self))
+        if pa.types.is_primitive(column.type):
+            return np.from_dlpack(column)  # to_numpy would import pandas: a quarter of a second
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        return np.asarray(column.slice(self._rows.start, len(self)).to_numpy())
+        return np.asarray(column.to_numpy(zero_copy_only=False))
 
     def codes(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
         """Return a column of few values, such as shard, as numbers of values, and the values.
 
         The numbers are int32 [len(self)]; a value may be in the list without being in these rows.
         """
-        column = self._file.column(name).combine_chunks()
-        codes = column.indices.slice(self._rows.start, len(self)).to_numpy()
-        return np.asarray(codes, np.int32), column.dictionary.to_pylist()
+        column = self._file.column(name)
+        codes: NDArray[np.int32] = np.from_dlpack(column.indices.slice(self._rows.start, len(self)))
+        return codes, column.dictionary.to_pylist()
 
     def find(self, name: str) -> int | None:
         """Return the number of the row whose key or song_id is `name`, or None."""
@@ -197,13 +199,14 @@ def write_index(root: Path, rows: Iterable[IndexRow]) -> None:
         raise ShardError(f"{root / INDEX_NAME}: no samples to write; an index without samples is of no use")
     for name in ("key", "song_id"):
         _refuse_twice(name, [getattr(row, name) for row in ordered])
-    columns = zip(*(astuple(row) for row in ordered), strict=True)
-    write_index_columns(root, [pa.array(values, field.type) for values, field in zip(columns, _ARROW_SCHEMA, strict=True)])
+    values = zip(*(astuple(row) for row in ordered), strict=True)
+    columns = zip(_ARROW_SCHEMA, values, strict=True)
+    write_index_columns(root, {field.name: pa.array(items, field.type) for field, items in columns})
 
 
-def write_index_columns(root: Path, columns: Iterable[pa.Array]) -> None:
-    """Write `root`/index.parquet from columns in the order of IndexRow, whose rows are sorted and unique."""
-    table = pa.Table.from_arrays(list(columns), schema=_ARROW_SCHEMA)
+def write_index_columns(root: Path, columns: Mapping[str, pa.Array]) -> None:
+    """Write `root`/index.parquet from the columns of IndexRow; the rows must be sorted, and keys and songs unique."""
+    table = pa.Table.from_arrays([columns[name] for name in _ARROW_SCHEMA.names], schema=_ARROW_SCHEMA)
     with open_atomic(root / INDEX_NAME) as file:
         pq.write_table(table, file, compression="zstd", row_group_size=ROWS_PER_GROUP, write_page_checksum=True)
 

@@ -76,11 +76,12 @@ class IndexFile:
             if first < stop and self._starts[group + 1] > start:
                 yield first, self._group(group)
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        """Return a whole column; those of few values as dictionary arrays with one dictionary."""
+    def column(self, name: str) -> pa.Array:
+        """Return a whole column; those of few values as a dictionary array."""
         with self._lock, self._naming_damage():
             table = self._file.read(columns=[name])
-        return self._check(table).column(0)
+        column = self._check(table).column(0)
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
     def _group(self, group: int) -> pa.Table:
         with self._lock:
@@ -97,7 +98,7 @@ class IndexFile:
     def _check(self, table: pa.Table) -> pa.Table:
         """Return the rows, joined, if every cell holds a value of its type."""
         with self._naming_damage():
-            table.validate(full=True)
+            table.validate(full=True)  # texts are UTF-8, numbers of values are in their list
         if any(column.null_count for column in table.itercolumns()):
             raise ShardError(f"{self._name}: holds empty cells; write the index again")
         return table.unify_dictionaries().combine_chunks()

@@ -19,6 +19,10 @@ WINDOW_SHARDS = 16  # shards that are mixed with each other: 8 GB of the default
 MIXTURE_CYCLE = 1_000  # places within which each language has exactly its share
 
 
+class PlanError(ShardError):
+    """Settings that leave no song, or an index that is not sorted."""
+
+
 def derive_seed(*parts: int | str) -> int:
     """Return a seed in [0, 2**63) that is a hash of `parts`."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
@@ -51,11 +55,13 @@ class Plan:
             window_shards: songs of so many shards are mixed.
 
         Raises:
-            ShardError: no song is left, a language has no songs or too small a share, or the index is not sorted.
+            PlanError: no song is left, a language has no songs or too small a share, or the index is not sorted.
         """
-        self.num_songs = 0
-        is_long = index.column("num_frames") >= min_frames
+        self.num_frames = index.column("num_frames").astype(np.int32)  # of every row
+        is_long = self.num_frames >= min_frames
+        self.num_too_short = len(index) - int(is_long.sum())
         starts = _find_shards(index)
+        self._min_frames = min_frames
         self._streams: list[_Stream] = []
         if not shares:
             self._streams.append(_Stream(is_long, starts, derive_seed(seed, "all"), window_shards))
@@ -65,11 +71,11 @@ class Plan:
                 is_chosen = is_long & (codes == languages.index(language)) if language in languages else is_long[:0]
                 if not is_chosen.any():
                     known = ", ".join(sorted(map(str, languages)))
-                    raise ShardError(f"language {language!r}: the index has no song of it that is long enough ({known})")
+                    raise PlanError(f"language {language!r}: the index has no song of it that is long enough ({known})")
                 self._streams.append(_Stream(is_chosen, starts, derive_seed(seed, language), window_shards))
         self.num_songs = sum(stream.num_songs for stream in self._streams)
         if not self.num_songs:
-            raise ShardError(f"no song of the index has {min_frames} frames")
+            raise PlanError(f"no song has {min_frames} frames, the fewest for a crop; lower that or extract more songs")
         self._seed = derive_seed(seed, "mixture")
         self._quotas = _share_out([shares[language] for language in sorted(shares)] if shares else [1.0], shares)
         self._cycle = lru_cache(maxsize=2)(self._draw_cycle)
@@ -84,6 +90,10 @@ class Plan:
         number = cycle * self._quotas[stream] + int((order[:offset] == stream).sum())
         return self._streams[stream].song(number)
 
+    def first_rows(self, count: int) -> list[int]:
+        """Return the first rows of songs that are long enough: the same for every seed."""
+        return np.flatnonzero(self.num_frames >= self._min_frames)[:count].tolist()
+
     def _draw_cycle(self, cycle: int) -> NDArray[np.int64]:
         """Return which stream each place of a cycle takes its song from."""
         order = np.repeat(np.arange(len(self._quotas)), self._quotas)
@@ -96,7 +106,8 @@ class _Stream:
     def __init__(self, is_member: NDArray[np.bool_], starts: NDArray[np.int64], seed: int, window_shards: int) -> None:
         self._is_member = is_member
         self._bounds = np.append(starts, len(is_member))
-        self._counts = np.add.reduceat(is_member, starts, dtype=np.int64)  # songs of each shard
+        before = np.append(0, np.cumsum(is_member, dtype=np.int64))
+        self._counts = np.diff(before[self._bounds])  # songs of each shard
         self._seed = seed
         self._window_shards = window_shards
         self.num_songs = int(self._counts.sum())
@@ -132,10 +143,10 @@ class _Stream:
 def _find_shards(index: Index) -> NDArray[np.int64]:
     """Return the first row of each shard."""
     codes, shards = index.codes("shard")
-    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    starts = np.append(0, np.flatnonzero(codes[1:] != codes[:-1]) + 1)
     if len(np.unique(codes[starts])) != len(starts):
         twice = shards[np.bincount(codes[starts]).argmax()]
-        raise ShardError(f"index: the rows of {twice} do not stand together; write the index again")
+        raise PlanError(f"index: the rows of {twice} do not stand together; write the index again")
     return starts
 
 
@@ -143,14 +154,14 @@ def _share_out(weights: list[float], shares: Mapping[str, float] | None) -> list
     """Return how many of the places of a cycle each language has: by largest remainder."""
     total = math.fsum(weights)
     if not all(weight > 0 and math.isfinite(weight) for weight in weights) or not math.isfinite(total):
-        raise ShardError(f"shares of languages are {dict(shares or {})}, expected positive numbers")
+        raise PlanError(f"shares of languages are {dict(shares or {})}, expected positive numbers")
     exact = [MIXTURE_CYCLE * weight / total for weight in weights]
     quotas = [math.floor(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda k: (quotas[k] - exact[k], k))
     for k in by_remainder[: MIXTURE_CYCLE - sum(quotas)]:
         quotas[k] += 1
     if min(quotas) == 0:
-        raise ShardError(f"shares of languages are {dict(shares or {})}: the smallest is below 1 in {MIXTURE_CYCLE}")
+        raise PlanError(f"shares of languages are {dict(shares or {})}: the smallest is below 1 in {MIXTURE_CYCLE}")
     return quotas
 
 

@@ -294,7 +294,7 @@ def test_a_dataset_of_unusable_songs_is_refused_with_the_reason(tmp_path: Path):
 
 
 def test_a_dataset_of_short_songs_is_refused(tmp_path: Path):
-    with pytest.raises(BatchError, match=r"1 songs, the longest of 2\.4 s, .* data\.min_crop_s = 3"):
+    with pytest.raises(BatchError, match=r"no song has 75 frames.*of 1 songs the longest has 2\.4 s, and data\.min_crop_s = 3"):
         open_songs(tmp_path, [build_song(0, 1)], data__min_crop_s=3.0)
 
 
