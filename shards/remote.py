@@ -2,8 +2,8 @@
 
 import tempfile
 import threading
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 import aiohttp
@@ -66,6 +66,7 @@ class RemoteStorage:
     def _copy(self, path: str) -> BinaryIO:
         copy = tempfile.TemporaryFile()  # noqa: SIM115  (it is deleted when the last user lets go of it)
         self._files.get_file(path, copy)
+        copy.seek(0)
         return cast(BinaryIO, copy)
 
 
