@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from shards.vocabulary import compose_lyric_ids
 
-
 LENGTH_TOLERANCE = 0.1  # of the wanted length: leaves a choice of places, and ranks within a few percent of each other
 SHORTENING = 0.9  # of a span whose lyrics are over the budget, for the next try
 

@@ -1,4 +1,4 @@
-"""`python -m shards.bench`: how fast shards are read, beside stock WebDataset and `cat`, and how soon training can start.
+"""`python -m shards.bench`: how fast shards are read, beside stock WebDataset and `cat`, and how soon training starts.
 
 Rounds are interleaved: every contender runs once in each round, in one process, on files that are in memory already.
 A ratio is the median over rounds of the ratio within a round. The last line of output is one JSON object.
@@ -63,7 +63,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, help="a dataset to read (default: one is made up, and deleted again)")
     parser.add_argument("--songs", type=int, default=600, help="songs of 200 s to make up (default: 600, 0.9 GB)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds (default: 7)")
-    parser.add_argument("--index-rows", type=int, default=10_000_000, help="rows of the made-up index (0: leave it out)")
+    parser.add_argument(
+        "--index-rows", type=int, default=10_000_000, help="rows of the made-up index (0: leave it out)"
+    )
     parser.add_argument("--scratch", type=Path, help="where made-up files go (default: the system's folder for them)")
     parser.add_argument("--probe-index", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--step", type=int, default=0, help=argparse.SUPPRESS)
@@ -121,7 +123,7 @@ def compare_readers(root: Path, rounds: int) -> dict[str, Any]:
 
 
 def measure_index(root: Path, num_rows: int, rounds: int) -> dict[str, Any]:
-    """Return how long a fresh process takes from nothing to the rows of its first batch, at step 0 and at a later one."""
+    """Return how long a fresh process takes to the rows of its first batch, at step 0 and at a later one."""
     write_bench_index(root, num_rows)
     probes: dict[int, list[dict[str, float]]] = {0: [], _RESUME_STEP: []}
     for _ in range(rounds):

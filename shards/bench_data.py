@@ -94,7 +94,13 @@ def write_bench_index(root: Path, num_rows: int) -> None:
     generator = np.random.default_rng(0)
     numbers = np.arange(num_rows)
     shards, places = np.divmod(numbers, SONGS_PER_SHARD)
-    sizes = {"metadata": 56_000, "semantic_tokens": 10_128, "latents": 640_128, "latents_std": 640_128, "prompts": 128_128}
+    sizes = {
+        "metadata": 56_000,
+        "semantic_tokens": 10_128,
+        "latents": 640_128,
+        "latents_std": 640_128,
+        "prompts": 128_128,
+    }
     sample_bytes = sum(BLOCK_BYTES + pad_size(size) for size in sizes.values())
     columns: dict[str, Any] = {
         "key": pc.binary_join_element_wise("song", pa.array(numbers).cast(pa.string()), "-"),

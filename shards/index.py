@@ -163,8 +163,8 @@ class Index:
         The numbers are int32 [len(self)]; a value may be in the list without being in these rows.
         """
         column = self._file.column(name)
-        codes: NDArray[np.int32] = np.from_dlpack(column.indices.slice(self._rows.start, len(self)))
-        return codes, column.dictionary.to_pylist()
+        codes = column.indices.slice(self._rows.start, len(self))
+        return np.asarray(np.from_dlpack(codes), np.int32), column.dictionary.to_pylist()
 
     def find(self, name: str) -> int | None:
         """Return the number of the row whose key or song_id is `name`, or None."""

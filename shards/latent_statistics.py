@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from shards.schema import ShardError
 
-
 MIN_STD = 1e-4  # what is written for a channel that hardly changes: training divides by it
 
 

@@ -98,7 +98,9 @@ def _copy(source: Path, target: Path, row: IndexRow) -> None:
             sha256.update(chunk)
             file.write(chunk)
         if sha256.hexdigest() != row.shard_sha256:
-            raise ShardError(f"{source}: sha256 is not that of the index: the shard is damaged; repair its dataset first")
+            raise ShardError(
+                f"{source}: sha256 is not that of the index: the shard is damaged; repair its dataset first"
+            )
 
 
 def _hash(path: Path) -> str:

@@ -108,7 +108,7 @@ def decode_metadata(data: NDArray[np.uint8] | bytes, where: str) -> dict[str, An
     if len(data) > MAX_METADATA_BYTES:
         raise ShardError(f"{where}: metadata has {len(data)} bytes, expected at most {MAX_METADATA_BYTES}")
     try:
-        metadata = msgspec.json.decode(data)
+        metadata = msgspec.json.decode(bytes(data))
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise ShardError(f"{where}: metadata is not JSON: {error}") from error
     if not isinstance(metadata, dict):

@@ -92,7 +92,8 @@ class Plan:
 
     def first_rows(self, count: int) -> list[int]:
         """Return the first rows of songs that are long enough: the same for every seed."""
-        return np.flatnonzero(self.num_frames >= self._min_frames)[:count].tolist()
+        rows: list[int] = np.flatnonzero(self.num_frames >= self._min_frames)[:count].tolist()
+        return rows
 
     def _draw_cycle(self, cycle: int) -> NDArray[np.int64]:
         """Return which stream each place of a cycle takes its song from."""

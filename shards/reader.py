@@ -178,7 +178,7 @@ class _Cursor:
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
-        self._chunk = np.empty(0, np.uint8)
+        self._chunk: _Bytes = np.empty(0, np.uint8)
         self._chunk_start = 0
         self.position = 0
 

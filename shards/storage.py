@@ -44,6 +44,11 @@ def is_url(root: Root) -> bool:
     return isinstance(root, str) and "://" in root
 
 
+def parse_root(text: str) -> Root:
+    """Return the folder or URL that a user wrote."""
+    return text if is_url(text) else Path(text)
+
+
 def open_storage(root: Root) -> Storage:
     """Return the files under `root`."""
     if is_url(root):

@@ -107,7 +107,7 @@ class _HashingFile:
 
 def describe_row(sample: Sample, raw: RawSample, shard: str, shard_bytes: int, shard_sha256: str) -> IndexRow:
     """Return the index row of a sample that stands in a shard already."""
-    places = {
+    places: dict[str, Any] = {
         name: value
         for field, (offset, num_bytes) in zip(FIELDS, raw.members, strict=True)
         for name, value in ((f"{field.name}_offset", offset), (f"{field.name}_bytes", num_bytes))

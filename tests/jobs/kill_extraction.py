@@ -1,4 +1,4 @@
-"""Kills extract_tokens.py at random moments and starts it again until it is done; prints whether the bytes are the same.
+"""Kills extract_tokens.py at random moments and starts it again until it is done; are the bytes the same?
 
     python tests/jobs/kill_extraction.py --in raw/ --clean clean/ --kills 30
 

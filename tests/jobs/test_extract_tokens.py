@@ -24,7 +24,9 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path):
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["kills"] == KILLS
-    assert any(0 < count < result["files"] - 2 for count in result["shards_at_kill"]), "killed while shards were written"
+    assert any(0 < count < result["files"] - 2 for count in result["shards_at_kill"]), (
+        "killed while shards were written"
+    )
     assert verify(tmp_path / "whole").problems == []
 
 

@@ -126,7 +126,9 @@ def test_an_epoch_survives_changes_of_the_number_of_ranks(tmp_path: Path):
         ranks = [open_run().train_batch(step, rank, world_size).micro_batches for rank in range(world_size)]
         seen += sorted(song for rank in ranks for song in songs_of(rank))
     assert sorted(song[1] for song in seen) == sorted(song.key for song in songs)
-    assert seen == [song for step in range(5) for song in sorted(songs_of(open_run().train_batch(step, 0, 1).micro_batches))]
+    assert seen == [
+        song for step in range(5) for song in sorted(songs_of(open_run().train_batch(step, 0, 1).micro_batches))
+    ]
 
 
 def test_languages_are_mixed_by_share(tmp_path: Path):
@@ -294,7 +296,9 @@ def test_a_dataset_of_unusable_songs_is_refused_with_the_reason(tmp_path: Path):
 
 
 def test_a_dataset_of_short_songs_is_refused(tmp_path: Path):
-    with pytest.raises(BatchError, match=r"no song has 75 frames.*of 1 songs the longest has 2\.4 s, and data\.min_crop_s = 3"):
+    with pytest.raises(
+        BatchError, match=r"no song has 75 frames.*of 1 songs the longest has 2\.4 s, and data\.min_crop_s = 3"
+    ):
         open_songs(tmp_path, [build_song(0, 1)], data__min_crop_s=3.0)
 
 

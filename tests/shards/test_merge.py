@@ -67,7 +67,9 @@ def test_finished_dataset_is_not_written_over(tmp_path: Path, rows: list[IndexRo
         ({"codebook_size": 1024}, "codebook_size is 1024"),
     ],
 )
-def test_other_models_are_refused(tmp_path: Path, rows: list[IndexRow], change: dict[str, object], message: str) -> None:
+def test_other_models_are_refused(
+    tmp_path: Path, rows: list[IndexRow], change: dict[str, object], message: str
+) -> None:
     other = write_other(tmp_path / "other", ["new"])
     write_dataset_info(other, dataclasses.replace(read_dataset_info(other), **change))
     with pytest.raises(ShardError, match=message):
@@ -91,13 +93,14 @@ def test_a_recording_in_train_and_val_is_refused(
         merge(tmp_path / "out", [tmp_path, other])
 
 
-def test_damaged_shard_is_not_copied(
-    tmp_path: Path, rows: list[IndexRow], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_shard_is_not_copied(tmp_path: Path, rows: list[IndexRow], capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / rows[0].shard
     data = bytearray(path.read_bytes())
     data[5000] ^= 1
     path.write_bytes(data)
     assert main(["merge", str(tmp_path / "out"), str(tmp_path)]) == 1
-    assert "train/000000.tar: sha256 is not that of the index" in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert (
+        "train/000000.tar: sha256 is not that of the index"
+        in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    )
     assert not (tmp_path / "out" / "index.parquet").exists()

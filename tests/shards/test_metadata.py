@@ -74,11 +74,20 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "past the end": (lambda song: song["lines"][2].update(end_frame=601), "within 0..600 frames"),
     "seconds": (lambda song: song["words"][0].update(end_s=1), "word 0: spans 5.0..1.0 s"),
     "section": (lambda song: song["lines"][0].update(section_index=3), "section_index is 3, the song has 3"),
-    "phoneme": (lambda song: song["lines"][0].update(phoneme_ids=[330]), "`int` <= 329 - at .*phoneme_ids.0.`, found 330"),
-    "phoneme type": (lambda song: song["lines"][0].update(phoneme_ids=["AH0"]), "Expected `int`, got `str` - at .*found 'AH0'"),
+    "phoneme": (
+        lambda song: song["lines"][0].update(phoneme_ids=[330]),
+        "`int` <= 329 - at .*phoneme_ids.0.`, found 330",
+    ),
+    "phoneme type": (
+        lambda song: song["lines"][0].update(phoneme_ids=["AH0"]),
+        "Expected `int`, got `str` - at .*found 'AH0'",
+    ),
     "word line": (lambda song: song["words"][0].update(line=3), "word 0: line is 3"),
     "prompt": (lambda song: song["prompt_start_frames"].append(600), "prompt 2 starts at frame 600 of 600"),
-    "not an object": (lambda song: song["lines"].append("text"), "Expected `object`, got `str` - at .*lines.3.`, found 'text'"),
+    "not an object": (
+        lambda song: song["lines"].append("text"),
+        "Expected `object`, got `str` - at .*lines.3.`, found 'text'",
+    ),
 }
 
 
