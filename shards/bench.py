@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import webdataset
 
 from shards.bench_data import write_bench_dataset, write_bench_index
 from shards.index import read_index
@@ -78,6 +77,8 @@ def compare_readers(root: Path, rounds: int) -> dict[str, Any]:
     `sequential` and `random` return samples with every member decoded and checked, `bytes` the same bytes with
     checksum and headers checked but not decoded, which is what `cat` does less.
     """
+    import webdataset  # brings torch along where that is installed: seconds, which a probe of the index need not wait
+
     index, reader = read_index(root), ShardReader(root)
     rows = list(index)
     files = [str(root / shard) for shard in dict.fromkeys(row.shard for row in rows)]

@@ -110,7 +110,8 @@ class IndexFile:
         except ShardError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
-            raise ShardError(f"{self._name} cannot be read as Parquet: {error}; write the index again") from error
+            reason = " ".join(str(error).split())
+            raise ShardError(f"{self._name} cannot be read as Parquet: {reason}; write the index again") from error
 
 
 def _check_columns(name: str, found: pa.Schema, schema: pa.Schema, version_key: bytes) -> None:

@@ -1,6 +1,7 @@
 """Where the files of a dataset lie: a folder on this machine, or a URL; both give any bytes of any file."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -77,9 +78,9 @@ class LocalSource:
             done += count
         return data
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at exit `os` may be gone already
         if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+            close(self._descriptor)
 
 
 class LocalStorage:

@@ -66,7 +66,9 @@ def _read_info(root: Path, report: Report) -> DatasetInfo | None:
 
 def _read_index(root: Path, report: Report) -> Index | None:
     try:
-        return read_index(root)
+        index = read_index(root)
+        index.check_cells()
+        return index
     except (ShardError, OSError) as error:
         report.problems.append(str(error))
         return None
