@@ -19,6 +19,18 @@ CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageShare:
+    """How much of what a run hears is of one language."""
+
+    language: str
+    share: float  # relative to the other shares
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        require(self.share > 0, f"data.languages: {self.language} has the share {self.share}, expected more than 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which spans of which songs a step learns from."""
 
@@ -29,6 +41,8 @@ class DataConfig:
     sample_latents: bool  # draw latents from the VAE posterior anew at every step; false: its mean
     prefetch_steps: int  # batches read ahead while a step computes
     val_songs: int  # held-out songs of one validation pass, at most
+    languages: tuple[LanguageShare, ...] = ()  # mixture of the train split; none: all songs, each once an epoch
+    on_bad_shard: Literal["stop", "skip"] = "stop"  # skip: a damaged sample is counted and replaced by another song
 
     def __post_init__(self) -> None:
         """Refuse a span that holds no frame."""
@@ -39,6 +53,8 @@ class DataConfig:
         require(self.seconds_per_tag > 0, f"data.seconds_per_tag is {self.seconds_per_tag}, expected more than 0")
         require(self.prefetch_steps >= 0, f"data.prefetch_steps is {self.prefetch_steps}, expected 0 or more")
         require(self.val_songs >= 0, f"data.val_songs is {self.val_songs}, expected 0 or more")
+        named = [part.language for part in self.languages]
+        require(len(set(named)) == len(named), f"data.languages is {named}, expected each language once")
 
     @property
     def max_crop_frames(self) -> int:

@@ -23,6 +23,7 @@ from model.trainer import Trainer
 from shards.index import DatasetInfo, read_index
 from shards.reader import ShardReader
 from shards.schema import ShardError
+from shards.storage import Root, parse_root
 
 LOSSES_KEPT = 100  # in a checkpoint
 
@@ -68,7 +69,7 @@ class TrainingRun:
         self.config = config
         self.last_step = min(config.schedule.num_steps, max_steps or config.schedule.num_steps)
         self.folder = Path(config.checkpoint.folder)
-        root = Path(config.data.root)
+        root = parse_root(config.data.root)
         index, reader = read_index(root), ShardReader(root)
         self._info = reader.info
         _refuse_other_data(reader.info, config, root)
@@ -235,12 +236,12 @@ class TrainingRun:
             logger.info("no validation: the dataset has no held-out songs, or the configuration asks for none")
 
 
-def _refuse_other_data(info: DatasetInfo, config: RunConfig, root: Path) -> None:
+def _refuse_other_data(info: DatasetInfo, config: RunConfig, root: Root) -> None:
     """Raise ConfigError where the dataset does not fit the model."""
     for name in ("codebook_size", "latent_channels"):
         found, expected = getattr(info, name), getattr(config.model, name)
         if found != expected:
             raise ConfigError(
-                f"{root / 'dataset.json'}: {name} is {found}, but model.{name} is {expected}; "
+                f"{root}/dataset.json: {name} is {found}, but model.{name} is {expected}; "
                 f"set model.{name}, or extract the songs with another codebook or VAE"
             )
