@@ -48,9 +48,30 @@ def song_generator(seed: int) -> np.random.Generator:
 
     NumPy's, because PyTorch's CPU generator looks at the lowest 32 bits of a seed only.
     """
+    check_seed(seed)
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that NumPy does not take."""
     if seed < 0:
         raise ValueError(f"song seed {seed} is negative, expected 0 or more")
-    return np.random.Generator(np.random.PCG64(seed))
+
+
+def draw_block(seed: int, block: int, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Return what chance decides about one block of a song that is being written.
+
+    A function of seed and block alone: a song continued from its own beginning comes out as if never cut.
+
+    Returns:
+        uniform_P: a number in (0, 1] per token, float64.
+        noise_PC: where the block's diffusion starts; standard normal, float32.
+    """
+    check_seed(seed)
+    generator = np.random.Generator(np.random.PCG64([block, seed]))
+    uniform_P = 1 - generator.random(config.block_frames)
+    noise_PC = generator.standard_normal((config.block_frames, config.latent_channels), dtype=np.float32)
+    return torch.from_numpy(uniform_P), torch.from_numpy(noise_PC)
 
 
 def draw(

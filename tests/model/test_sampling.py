@@ -189,7 +189,7 @@ def test_a_bfloat16_model_writes_songs(make_model: MakeModel) -> None:
 def test_bad_conditions_are_refused(make_model: MakeModel, lyrics: list[int], prompt: Tensor, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         generate(make_model(), [lyrics], [prompt], [0], FAST)
-    with pytest.raises(ConfigError, match="1 lyrics, 1 prompts and 0 seeds"):
+    with pytest.raises(ConfigError, match="1 lyrics, 1 prompts, 0 seeds and 1 openings"):
         generate(make_model(), [lyrics], [prompt], [], FAST)
 
 
