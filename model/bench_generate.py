@@ -78,6 +78,7 @@ def measure(ways: dict[str, tuple[Callable[[], None], int]], audio_s: float, rep
             begun = time.perf_counter()
             write()  # returns songs on the CPU: nothing is still being computed
             times[name].append((time.perf_counter() - begun) / (audio_s * num_songs))
+            sys.stderr.write(f"{name}: {times[name][-1]:.3f} s per second of audio\n")
     return times
 
 
