@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -90,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="(default: 3)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, for all ways of writing")
     parser.add_argument("--without-plain", action="store_true", help="leave out the slow plain loop; nothing is judged")
     options = parser.parse_args(arguments)
     if options.frames < 1 or options.repeats < 1:
@@ -103,8 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if options.without_plain:
         del ways["plain"]
-    warm_up = make_task(SIZES[options.size], 1, options.device, getattr(torch, options.dtype))
-    warm_up.write(MANY)
+    if options.compile:
+        task.model.compile_layers()
+    warm_up = replace(task, sampling=replace(task.sampling, max_frames=1))
+    for num_songs in (1, MANY):
+        warm_up.write(num_songs)
     times = measure(ways, options.frames / FRAME_RATE_HZ, options.repeats)
     summary = summarise(times) | {
         "size": options.size,
@@ -112,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "songs_at_once": MANY,
         "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu",
         "dtype": options.dtype,
+        "compiled": options.compile,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
