@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m model.bench generate", description=__doc__)
     parser.add_argument("--size", choices=sorted(SIZES), default="medium")
-    parser.add_argument("--frames", type=int, default=256, help="of each song, at 25 Hz (default: 256)")
+    parser.add_argument("--frames", type=int, default=128, help="of each song, at 25 Hz (default: 128)")
     parser.add_argument("--repeats", type=int, default=3, help="(default: 3)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -62,7 +62,7 @@ def learn(model: SongModel, batch: SongBatch, config: RunConfig) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
         optimizer.step()
         if (step + 1) % config.trainer.log_every == 0:
-            ce, flow = output.ce_sum / output.num_targets, output.flow_sum / output.num_blocks
+            ce, flow = float(output.ce_sum / output.num_targets), float(output.flow_sum / output.num_blocks)
             logger.info("step %d/%d  tokens %.4f  flow %.4f", step + 1, schedule.num_steps, ce, flow)
 
 
