@@ -50,13 +50,13 @@ def load_songs(config: RunConfig) -> tuple[SongBatch, SongModel]:
 
 def learn(model: SongModel, batch: SongBatch, config: RunConfig) -> None:
     """Train on `batch` alone, with new times and noise at every step and no dropout."""
-    num_blocks, schedule = count_blocks(batch, model.config).tolist(), config.schedule
+    num_blocks, schedule, device = count_blocks(batch, model.config).tolist(), config.schedule, model.bos_D.device
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optimizer.lr, betas=config.optimizer.betas)
     for step in range(schedule.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = config.optimizer.lr * schedule.factor(step)
         seeds = [derive_seed(step, row) for row in range(len(num_blocks))]
-        output = model(batch, draw(seeds, num_blocks, model.config, with_dropout=False))
+        output = model(batch, draw(seeds, num_blocks, model.config, device, with_dropout=False))
         optimizer.zero_grad()
         output.loss(flow_weight=config.trainer.flow_weight).backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
@@ -72,7 +72,7 @@ def evaluate(model: SongModel, batch: SongBatch) -> tuple[float, float]:
     num_blocks = count_blocks(batch, model.config).tolist()
     outputs = [
         model(batch, draw([derive_seed("evaluate", number, row) for row in range(len(num_blocks))], num_blocks,
-                          model.config, with_dropout=False))
+                          model.config, model.bos_D.device, with_dropout=False))
         for number in range(NUM_EVALUATIONS)
     ]  # fmt: skip
     ce = float(outputs[0].ce_sum / outputs[0].num_targets)
@@ -92,7 +92,7 @@ def recite(model: SongModel, batch: SongBatch) -> tuple[float, list[str]]:
     num_equal = 0
     for song, tokens, count in zip(songs, batch.semantic_tokens_BT, num_frames, strict=True):
         written = song.semantic_tokens[:count]
-        num_equal += int((written == tokens[: len(written)]).sum())
+        num_equal += int((written == tokens[: len(written)].cpu()).sum())
     return num_equal / sum(num_frames), [song.ended for song in songs]
 
 
@@ -115,12 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--songs", type=int, default=2, help="(default: 2)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each song (default: 8)")
     parser.add_argument("--steps", type=int, default=300, help="(default: 300)")
+    parser.add_argument("--device", default="cpu", help="(default: cpu)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     begun = time.monotonic()
     try:
         config = prepare(options)
         batch, model = load_songs(config)
+        batch, model = batch.to(options.device), model.to(options.device)
     except (ConfigError, ShardError, BatchError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
