@@ -1,6 +1,5 @@
 """From a song's latents to its audio file: at once, or piece by piece as the latents come."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +68,3 @@ class SongStream:
         self._file.write(piece.T)
         self._file.flush()
         self._num_written = stop
-
-
-def find_clashes(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths that stand there more than once."""
-    resolved = [path.resolve() for path in paths]
-    return sorted({path for path in resolved if resolved.count(path) > 1})

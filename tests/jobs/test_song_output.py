@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jobs.song_output import SongStream, find_clashes, write_song
+from jobs.song_output import SongStream, write_song
 from pipeline.models import resolve_model
 from pipeline.vae_latents import VaeCodec
 
@@ -48,8 +48,3 @@ def test_a_loud_song_is_scaled_down(codec: VaeCodec, tmp_path: Path) -> None:
     audio, _ = soundfile.read(tmp_path / "song.flac")
     assert peak > 1
     assert np.abs(audio).max() == pytest.approx(0.99, abs=1e-3)
-
-
-def test_two_songs_for_one_file_are_found(tmp_path: Path) -> None:
-    paths = [tmp_path / "a.wav", tmp_path / "x" / ".." / "a.wav", tmp_path / "b.wav"]
-    assert find_clashes(paths) == [(tmp_path / "a.wav").resolve()]
