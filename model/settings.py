@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.config import ConfigError, ModelConfig, require
+from model.recompute import Recompute
 from model.strict_yaml import build, override, read_yaml
 from shards.schema import FRAME_RATE_HZ
 
@@ -121,11 +122,12 @@ class TrainerConfig:
     micro_batch_size: int  # songs per forward pass of one rank: memory, never the result
     precision: Literal["fp32", "bf16"]  # bf16 keeps fp32 master weights
     zero_stage: Literal[0, 1, 2, 3]
-    checkpoint_activations: bool  # recompute layers in the backward pass: a third more compute, far less memory
+    checkpoint_activations: Recompute  # what the backward pass recomputes; true: a third more compute, least memory
     flow_weight: float  # loss = token cross-entropy + flow_weight * flow MSE
     seed: int
     log_every: int  # steps between readable lines
     val_every: int  # steps between validation passes; 0: never
+    compile_layers: bool = False  # torch.compile; needs a C++ compiler on CPUs, Triton on GPUs
 
     def __post_init__(self) -> None:
         """Refuse counts that are none and a precision that DeepSpeed has no master weights for."""

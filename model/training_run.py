@@ -88,6 +88,8 @@ class TrainingRun:
         config, found = self.config, self._checkpoint
         torch.manual_seed(config.trainer.seed)
         model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
+        if config.trainer.compile_layers:
+            model.compile_layers()
         if found is None:
             model.set_latent_statistics(torch.tensor(self._info.latent_mean), torch.tensor(self._info.latent_std))
             state = TrainState(
