@@ -48,7 +48,7 @@ class Candidate:
     start_s: float = 0.0
     end_s: float = 0.0
     timed: list[TimedWord] = field(default_factory=list)
-    support: float = 0.0  # nats per token, see Whisper.measure_support
+    support: float = 0.0  # nats per token, see Whisper.measure_support: in its place, else the highest found
 
     @property
     def is_found(self) -> bool:

@@ -75,6 +75,8 @@ def _search(
     texts = list(dict.fromkeys(tuple(candidate.words) for candidate in group))
     by_text = np.stack([audio.measure_support(s, min(s + WINDOW_S, high_s), texts) for s in starts])
     support = by_text[:, [texts.index(tuple(candidate.words)) for candidate in group]]
+    for line, best in zip(group, support.max(axis=0), strict=True):
+        line.support = float(best)
     chosen = _best_path(support - min_support)
     placed = [(take(line), window) for line, window in zip(group, chosen, strict=True) if window >= 0]
     _time_lines(placed, starts, high_s, audio)
