@@ -151,8 +151,8 @@ def _fill_song(song: Song, lines: Sequence[Candidate], missing: Sequence[Candida
     song.lines = [
         Line(
             text=c.text,
-            start_s=c.start_s,
-            end_s=c.end_s,
+            start_s=c.timed[0].start_s,
+            end_s=c.timed[-1].end_s,
             section=c.section or "verse",
             score=c.score,
             source=c.source,

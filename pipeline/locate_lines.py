@@ -204,6 +204,13 @@ def copy_line(candidate: Candidate) -> Candidate:
     return Candidate(candidate.words, candidate.text, candidate.section, candidate.section_index)
 
 
+def move_line(place: Candidate, line: Candidate) -> None:
+    """Give a line the place of another one, in place: its time and the heard words that it explains."""
+    line.start_s, line.end_s = place.start_s, place.end_s
+    line.heard, line.similarity = place.heard, place.similarity
+    line.first_heard, line.last_heard = place.first_heard, place.last_heard
+
+
 def _best_in_run(pool: list[Candidate], heard: Sequence[Word], low: int, high: int, minimum: float) -> Candidate | None:
     best, best_fit = None, minimum
     for candidate in pool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.locate_lines import Candidate, copy_line
+from pipeline.locate_lines import Candidate, copy_line, move_line
 from pipeline.sung_audio import SungAudio
 from pipeline.whisper import MAX_WINDOW_S
 
@@ -51,7 +51,7 @@ def search_free(candidates: Sequence[Candidate], lines: Sequence[Candidate], aud
         for line in _search(candidates, low_s, high_s, audio, MIN_AGAIN_SUPPORT, copy_line):
             missing = [c for c in candidates if c.words == line.words and id(c) not in places]
             if missing:
-                missing[0].start_s, missing[0].end_s = line.start_s, line.end_s
+                move_line(line, missing[0])
                 places.add(id(missing[0]))
             else:
                 line.edit = "expanded"
@@ -156,6 +156,7 @@ def _time_lines(
         count = sum(end_s - start_s <= MAX_WINDOW_S for end_s in ends)
         timed = audio.align(start_s, ends[count - 1], [word for line, _ in rest[:count] for word in line.words])
         for line, _ in rest[:count]:
+            move_line(copy_line(line), line)  # what was heard elsewhere says nothing of it any more
             line.start_s, line.end_s = timed[0].start_s, timed[len(line.words) - 1].end_s
             timed = timed[len(line.words) :]
         rest = rest[count:]
