@@ -21,7 +21,7 @@ from pipeline.sung_audio import SungAudio
 
 MAX_SEARCHES = 3  # a line taken away leaves room for others
 MIN_PLACED_SUPPORT = 0.5  # of a line that was heard or found already, in its final place
-# Of a line after its like, the lesser of both alone in their places: sung once 0.9 at most, sung twice 2.3 and more.
+# Of two equal lines in a row, the lesser of both alone in their places: sung once 0.9 at most, sung twice 2.3 and more.
 MIN_REPEATED_SUPPORT = 1.5
 NUM_LIKELIEST = 3
 
@@ -47,7 +47,7 @@ def find_sung(
         recovered = [line for line in recovered if line.source == "lyrics" or is_clear(line, heard)]
         every = _prefer_given(_in_order([*lines, *recovered]), candidates)
         place_words(every, audio)
-        sung = [line for before, line in zip([None, *every], every, strict=False) if _is_sung(line, before)]
+        sung = _borne_out(every)
         lines = [line for line in sung if line.source == "lyrics"]
         if len(sung) == len(every):
             break
@@ -74,10 +74,13 @@ def _prefer_given(lines: Sequence[Candidate], candidates: Sequence[Candidate]) -
     return preferred
 
 
-def _is_sung(line: Candidate, before: Candidate | None) -> bool:
-    if before is not None and before.words == line.words:
-        return line.support >= MIN_REPEATED_SUPPORT
-    return line.support >= MIN_PLACED_SUPPORT
+def _borne_out(lines: Sequence[Candidate]) -> list[Candidate]:
+    """Return the lines that the audio bears out; of two equal ones in a row, the weaker needs more."""
+    least = {id(line): MIN_PLACED_SUPPORT for line in lines}
+    for before, line in zip(lines, lines[1:], strict=False):
+        if before.words == line.words:
+            least[id(min(before, line, key=lambda each: each.support))] = MIN_REPEATED_SUPPORT
+    return [line for line in lines if line.support >= least[id(line)]]
 
 
 def _known_line(recovered: Candidate, candidates: Sequence[Candidate], audio: SungAudio) -> Candidate:

@@ -41,7 +41,7 @@ def place_words(lines: Sequence[Candidate], audio: SungAudio) -> None:
         if line.support < DOUBTFUL_SUPPORT:  # after a line like it little speaks for it: ask without the others
             line.support = support_alone(line, line.words, audio)
         if before and before.words == line.words:  # sung twice only if each is borne out in its own place
-            line.support = min(support_alone(each, each.words, audio) for each in (before, line))
+            before.support, line.support = (support_alone(each, each.words, audio) for each in (before, line))
         first = line.timed[0]
         if first.end_s - first.start_s > MAX_FIRST_WORD_S:  # the pause before it; the next placement starts later
             line.start_s = first.end_s - MAX_FIRST_WORD_S / 2
