@@ -11,6 +11,7 @@ from pipeline.aligner import Aligners
 from pipeline.find_sung import find_sung
 from pipeline.locate_lines import Candidate, estimate_times, explain_runs, locate_expected, locate_lines
 from pipeline.lyrics import LyricLine, parse_lyrics, split_words
+from pipeline.match_repetitions import match_repetitions
 from pipeline.match_words import alignment_score, similarities, sound_key
 from pipeline.place_words import place_words
 from pipeline.repair_line import repair_line
@@ -83,6 +84,7 @@ class AlignLyrics(Stage):
             song.dropped += [DroppedLine(c.text, "not_sung") for c in candidates]
             return drop
         estimate_times(lines, heard)
+        lines = match_repetitions(candidates, lines, audio)
         lines = find_sung(candidates, lines, heard, audio)
         for line in lines:
             repair_line(line, heard, audio)
