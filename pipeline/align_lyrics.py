@@ -34,7 +34,7 @@ class AlignLyrics(Stage):
     """
 
     name: ClassVar[str] = "align_lyrics"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -81,7 +81,7 @@ class AlignLyrics(Stage):
         song.metrics["evidence"] = measure_evidence(candidates, heard)
         song.metrics.update(_agreement(candidates, lines, heard))
         if drop := self._judge(song, candidates, audio):
-            song.dropped += [DroppedLine(c.text, "not_sung") for c in candidates]
+            song.dropped += [DroppedLine(c.text, "not_sung", c.line_number) for c in candidates]
             return drop
         estimate_times(lines, heard)
         lines = match_repetitions(candidates, lines, audio)
@@ -89,7 +89,7 @@ class AlignLyrics(Stage):
         for line in lines:
             repair_line(line, heard, audio)
         if not lines:
-            song.dropped += [DroppedLine(c.text, "not_sung") for c in candidates]
+            song.dropped += [DroppedLine(c.text, "not_sung", c.line_number) for c in candidates]
             return Drop("low_coverage", "no given line is borne out by the audio where it was expected")
         place_words(lines, audio)
         _fill_song(song, lines, [c for c in candidates if c not in lines])
@@ -112,7 +112,8 @@ class AlignLyrics(Stage):
 
 
 def _candidate(line: LyricLine, language: str) -> Candidate:
-    return Candidate(split_words(line.text, language), line.text, line.section, line.section_index)
+    words = split_words(line.text, language)
+    return Candidate(words, line.text, line.section, line.section_index, line_number=line.line_number)
 
 
 def measure_evidence(candidates: Sequence[Candidate], heard: Sequence[Word]) -> float:
@@ -170,4 +171,4 @@ def _fill_song(song: Song, lines: Sequence[Candidate], missing: Sequence[Candida
         for index, c in enumerate(lines)
         for text, timed in zip(c.words, c.timed, strict=True)
     ]
-    song.dropped += [DroppedLine(c.text, "not_sung", support=c.support) for c in missing]
+    song.dropped += [DroppedLine(c.text, "not_sung", c.line_number, c.support) for c in missing]

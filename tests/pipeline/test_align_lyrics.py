@@ -50,7 +50,7 @@ def test_lines_are_kept_repaired_found_and_dropped(monkeypatch):
         (SUMMER, "chorus", "kept"),
         (sung_horses, "chorus", "repaired"),
     ]
-    assert [(line.text, line.reason) for line in song.dropped] == [(OTHER_SONG, "not_sung")]
+    assert [(line.text, line.reason, line.line_number) for line in song.dropped] == [(OTHER_SONG, "not_sung", 4)]
     assert [word.text for word in song.words if word.line == 3] == sung_horses.split()
     assert [word.start_s for word in song.words if word.line == 1] == pytest.approx([6.0, 6.4, 6.8, 7.2, 7.6])
     assert song.metrics["mean_score"] == pytest.approx(0.9)
@@ -90,7 +90,10 @@ def test_lyrics_that_only_the_recogniser_heard_are_not_sung(monkeypatch, score):
     assert isinstance(result, Drop)
     assert result.reason == "low_coverage"
     assert "no given line is borne out by the audio" in result.detail
-    assert [(line.text, line.reason) for line in song.dropped] == [(LANTERNS, "not_sung"), (HARBOUR, "not_sung")]
+    assert [(line.text, line.reason, line.line_number) for line in song.dropped] == [
+        (LANTERNS, "not_sung", 1),
+        (HARBOUR, "not_sung", 2),
+    ]
 
 
 def test_sounds_speak_for_lyrics_that_were_not_heard(monkeypatch):
