@@ -65,7 +65,7 @@ class AlignLyrics(Stage):
         assert song.transcript is not None
         assert song.voice is not None
         parsed = parse_lyrics(song.lyrics_text)
-        song.dropped = list(parsed.dropped)
+        song.dropped = [*parsed.dropped, *_drop_adlibs(parsed.lines)]
         song.header_labels = [header.label for header in parsed.headers]
         candidates = [_candidate(line, song.language) for line in parsed.lines]
         candidates = [c for c in candidates if c.words]
@@ -109,6 +109,12 @@ class AlignLyrics(Stage):
         if evidence < self.config.min_evidence:
             return Drop("lyrics_mismatch", f"evidence {evidence:.2f}, expected {self.config.min_evidence:g}")
         return Drop("low_coverage", f"the given lines explain {coverage:.0%} of what was heard")
+
+
+def _drop_adlibs(lines: Sequence[LyricLine]) -> list[DroppedLine]:
+    """Return the parts in parentheses of given lines, which are not looked for: any sound bears out an "oh"."""
+    given = [line for line in lines if line.edit == "kept" and not line.is_adlib]
+    return [DroppedLine(adlib, "adlib", line.line_number) for line in given for adlib in line.adlibs]
 
 
 def _candidate(line: LyricLine, language: str) -> Candidate:

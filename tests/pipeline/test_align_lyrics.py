@@ -57,6 +57,16 @@ def test_lines_are_kept_repaired_found_and_dropped(monkeypatch):
     assert song.metrics["given_found"] < 1.0
 
 
+def test_adlibs_are_dropped_with_their_reason(monkeypatch):
+    """Once for every line as given; a line that is nothing but an ad-lib is a line."""
+    song = open_song(
+        f"{LANTERNS} (whoa oh) (x2)\n({SUMMER})", [*hear(LANTERNS, 2), *hear(LANTERNS, 6), *hear(SUMMER, 10)]
+    )
+    align(monkeypatch, song, SungSong((LANTERNS, 2), (LANTERNS, 6), (SUMMER, 10)))
+    assert [line.text for line in song.lines] == [LANTERNS, LANTERNS, SUMMER]
+    assert [(line.text, line.reason, line.line_number) for line in song.dropped] == [("whoa oh", "adlib", 1)]
+
+
 def test_lines_span_their_words(monkeypatch):
     """Also where the first word is so long that the search for it would start later."""
 
