@@ -29,12 +29,11 @@ def place_words(lines: Sequence[Candidate], audio: SungAudio) -> None:
         end_s = min(window[-1].end_s + MARGIN_S, audio.duration_s, start_s + MAX_WINDOW_S)
         if index + 1 < len(windows):
             end_s = min(end_s, max(windows[index + 1][0].start_s, window[-1].end_s) + 0.2)
-        words = [word for line in window for word in line.words]
-        timed = audio.align(start_s, end_s, words)
+        timed = audio.align(start_s, end_s, [line.words for line in window])
         support = audio.measure_support(start_s, end_s, [line.words for line in window])
-        for line, nats in zip(window, support, strict=True):
+        for line, nats, words in zip(window, support, timed, strict=True):
             line.support = float(nats)
-            line.timed, timed = timed[: len(line.words)], timed[len(line.words) :]
+            line.timed = words
             line.start_s, line.end_s = line.timed[0].start_s, line.timed[-1].end_s
     _make_monotone(lines, audio.duration_s)
     for before, line in zip([None, *lines], lines, strict=False):

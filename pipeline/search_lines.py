@@ -157,9 +157,8 @@ def _time_lines(
         start_s = starts[rest[0][1]]
         ends = [min(starts[window] + WINDOW_S, high_s) for _, window in rest]
         count = sum(end_s - start_s <= WINDOW_S + HOP_S for end_s in ends)
-        timed = audio.align(start_s, ends[count - 1], [word for line, _ in rest[:count] for word in line.words])
-        for line, _ in rest[:count]:
+        timed = audio.align(start_s, ends[count - 1], [line.words for line, _ in rest[:count]])
+        for (line, _), words in zip(rest[:count], timed, strict=True):
             move_line(copy_line(line), line)  # what was heard elsewhere says nothing of it any more
-            line.start_s, line.end_s = timed[0].start_s, timed[len(line.words) - 1].end_s
-            timed = timed[len(line.words) :]
+            line.start_s, line.end_s = words[0].start_s, words[-1].end_s
         rest = rest[count:]

@@ -1,6 +1,7 @@
 """One song's singing, as the search for its lines asks for it: word times, evidence for lines, where somebody sings."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from pipeline.aligner import Aligner
 from pipeline.song import Song
 from pipeline.voice_activity import VoiceActivity
 from pipeline.whisper import VOICE_STEP_S, TimedWord, Whisper
-from pipeline.word_onsets import advance_late, agree
+from pipeline.word_onsets import advance_late, agree, begin_later
 
 # Low, because a voice activity model trained on speech misses held vowels: on sung words of the songs with true times
 # it is above 0.5 in 60 to 95 % of the frames, elsewhere in 1 to 54 %; the level alone is near its peak on both.
@@ -38,14 +39,20 @@ class SungAudio:
         self._second = aligner.open_song(song.speech, song.language) if aligner else None
         self._measure = functools.cache(functools.partial(_measure, whisper, song))
 
-    def align(self, start_s: float, end_s: float, words: Sequence[str]) -> list[TimedWord]:
-        """Return the place of every word in a window of at most 30 s, in order, without silence at its edges.
+    def align(self, start_s: float, end_s: float, lines: Sequence[Sequence[str]]) -> list[list[TimedWord]]:
+        """Return where every line's words are in a window of at most 30 s, in order, without silence at their edges.
 
-        From the recogniser's attention, and from the second aligner where both agree on a word: see `agree`.
+        From the recogniser's attention, and from the second aligner where both agree on a word or a line begins later:
+        see `agree` and `begin_later`.
         """
+        words = [word for line in lines for word in line]
         timed = [self._voice.tighten(word) for word in self._attend(start_s, end_s, tuple(words))]
         timed = advance_late(words, timed)
-        return agree(timed, self._second.align(start_s, end_s, words)) if self._second else timed
+        bounds = np.cumsum([0, *map(len, lines)])
+        if self._second:
+            second = self._second.align(start_s, end_s, words)
+            timed = begin_later(agree(timed, second), second, bounds[:-1].tolist())
+        return [timed[first:last] for first, last in itertools.pairwise(bounds)]
 
     def measure_evidence(self, words: Sequence[str]) -> float | None:
         """Return how much better words fit the sounds of the song in their order than shuffled; see SongAligner."""

@@ -31,10 +31,11 @@ class SungSong:
         self.windows: list[tuple[float, float, list[str]]] = []  # that were aligned
         self._words = [word for text, start_s in sung for word in hear(text, start_s)]
 
-    def align(self, start_s: float, end_s: float, words: Sequence[str]) -> list[TimedWord]:
+    def align(self, start_s: float, end_s: float, lines: Sequence[Sequence[str]]) -> list[list[TimedWord]]:
         """Words that are sung in the window get their times, the others share the time between those."""
+        words = [word for line in lines for word in line]
         assert 0 <= start_s < end_s <= start_s + MAX_WINDOW_S + 1e-9
-        self.windows.append((start_s, end_s, list(words)))
+        self.windows.append((start_s, end_s, words))
         inside = self._inside(start_s, end_s)
         blocks = SequenceMatcher(None, list(words), [w.text for w in inside], autojunk=False).get_matching_blocks()
         timed: list[TimedWord] = []
@@ -44,7 +45,8 @@ class SungSong:
             edges = np.linspace(before_s, after_s, first - len(timed) + 1)
             timed += [TimedWord(float(a), float(b), 0.1) for a, b in zip(edges[:-1], edges[1:], strict=True)]
             timed += [TimedWord(w.start_s, w.end_s, 0.9) for w in inside[first_sung : first_sung + size]]
-        return timed
+        left = iter(timed)
+        return [[next(left) for _ in line] for line in lines]
 
     def measure_support(self, start_s: float, end_s: float, lines: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         """Every word of a line counts: sung in the window in this order, or not."""

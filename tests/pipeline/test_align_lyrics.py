@@ -9,6 +9,7 @@ import pytest
 from pipeline import align_lyrics
 from pipeline.align_lyrics import AlignLyrics, measure_evidence
 from pipeline.song import Drop, Song, Transcript, Word
+from pipeline.whisper import TimedWord
 
 from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, hear
 
@@ -71,9 +72,9 @@ def test_lines_span_their_words(monkeypatch):
     """Also where the first word is so long that the search for it would start later."""
 
     class Slow(SungSong):
-        def align(self, start_s, end_s, words):
-            timed = super().align(start_s, end_s, words)
-            return [type(timed[0])(start_s, timed[0].end_s, 0.9), *timed[1:]]
+        def align(self, start_s, end_s, lines):
+            (first, *rest), *others = super().align(start_s, end_s, lines)
+            return [[TimedWord(start_s, first.end_s, 0.9), *rest], *others]
 
     song = open_song(f"{LANTERNS}\n{HARBOUR}", [*hear(LANTERNS, 3), *hear(HARBOUR, 8)])
     assert align(monkeypatch, song, Slow((LANTERNS, 3), (HARBOUR, 8))) is song

@@ -67,8 +67,8 @@ def test_times_are_monotone_and_inside_the_song_whatever_the_aligner_says():
     rng = np.random.default_rng(0)
 
     class Confused(SungSong):
-        def align(self, start_s, end_s, words):
-            return [TimedWord(*sorted(rng.uniform(0, 20, 2)), 0.5) for _ in words]
+        def align(self, start_s, end_s, lines):
+            return [[TimedWord(*sorted(rng.uniform(0, 20, 2)), 0.5) for _ in line] for line in lines]
 
     lines = [place(line, start_s) for line, start_s in zip(give(LANTERNS, HARBOUR), (1.0, 4.0), strict=True)]
     place_words(lines, Confused((LANTERNS, 1), (HARBOUR, 4), duration_s=10.0))
@@ -122,9 +122,9 @@ def test_evidence_is_asked_where_the_line_is_and_a_little_around():
 
 def test_a_long_first_word_starts_later_in_the_next_placement():
     class Early(SungSong):
-        def align(self, start_s, end_s, words):
-            first, *rest = super().align(start_s, end_s, words)
-            return [TimedWord(start_s, first.end_s, first.score), *rest]
+        def align(self, start_s, end_s, lines):
+            ((first, *rest),) = super().align(start_s, end_s, lines)
+            return [[TimedWord(start_s, first.end_s, first.score), *rest]]
 
     line = place(give(LANTERNS)[0], 4)
     place_words([line], Early((LANTERNS, 5)))

@@ -68,7 +68,7 @@ def test_share_in_which_somebody_sings():
 
 
 def test_words_have_no_silence_around_them():
-    (word,) = open_audio()[0].align(1.0, 5.0, ["la"])
+    ((word,),) = open_audio()[0].align(1.0, 5.0, [["la"]])
     assert (word.start_s, word.end_s) == (pytest.approx(2.0, abs=0.03), pytest.approx(4.0))
 
 
@@ -79,14 +79,27 @@ def test_words_entered_late_start_earlier():
 
     audio, whisper = open_audio()
     whisper.align = Late().align  # type: ignore[method-assign]
-    first, second = audio.align(1.0, 5.0, ["la", "window"])  # one and two syllables of 2 s
+    ((first, second),) = audio.align(1.0, 5.0, [["la", "window"]])  # one and two syllables of 2 s
     assert second.start_s == pytest.approx(2.7, abs=0.1)
     assert first.end_s == second.start_s
 
 
 def test_a_second_aligner_has_its_say():
     audio = open_audio(SecondEar())[0]
-    (word,) = audio.align(1.0, 5.0, ["la"])
+    ((word,),) = audio.align(1.0, 5.0, [["la"]])
     assert (word.start_s, word.score) == (pytest.approx(2.2, abs=0.03), 0.5)
     assert audio.measure_evidence(["la", "lo"]) == 2.0
     assert open_audio()[0].measure_evidence(["la", "lo"]) is None
+
+
+def test_a_line_begins_where_the_second_aligner_hears_it():
+    """And only its first words move: the same word inside of a line stays with the voice."""
+
+    class Later(SecondEar):
+        def align(self, start_s, end_s, words):
+            return [TimedWord(3.0, 4.0, 0.1) for _ in words]
+
+    audio = open_audio(Later())[0]
+    assert [[word.start_s for word in line] for line in audio.align(1.0, 5.0, [["la"], ["la"]])] == [[3.0], [3.0]]
+    ((first, second),) = audio.align(1.0, 5.0, [["la", "la"]])
+    assert (first.start_s, second.start_s) == (3.0, 3.0)

@@ -1,9 +1,11 @@
 """Starts of words, put right by syllables and by a second aligner."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.whisper import TimedWord
-from pipeline.word_onsets import advance_late, agree
+from pipeline.word_onsets import advance_late, agree, begin_later
 
 LATE = [TimedWord(0.0, 2.0, 0.9), TimedWord(2.0, 3.0, 0.8), TimedWord(3.0, 3.4, 0.7)]
 
@@ -32,3 +34,20 @@ def test_words_on_which_two_aligners_agree_get_the_mean_of_both():
     second = [TimedWord(1.5, 1.7, 0.2), TimedWord(2.7, 3.0, 0.1)]
     assert agree(first, second) == [TimedWord(1.25, 1.6, 0.9), first[1]]
     assert agree(second, first) == [TimedWord(1.25, 1.6, 0.2), second[1]]
+
+
+def test_a_line_begins_where_it_is_heard_much_later():
+    """With all of its words that lie before that; the pause goes to nobody."""
+    timed = [TimedWord(float(k), k + 1.0, 0.9) for k in range(5)]
+    second = [replace(word, start_s=word.start_s + 1.5, end_s=word.end_s + 1.5, score=0.1) for word in timed]
+    moved = [replace(word, start_s=word.start_s + 1.5, end_s=word.end_s + 1.5) for word in timed]
+    assert begin_later(timed, second, [0]) == [*moved[:2], *timed[2:]]
+    assert begin_later(timed, second, [0, 3]) == [*moved[:2], timed[2], *moved[3:]]
+    assert begin_later(timed, second, [0, 1]) == [moved[0], *moved[1:3], *timed[3:]]
+
+
+@pytest.mark.parametrize(("later_s", "score"), [(0.59, 0.1), (1.5, 0.04), (-1.5, 0.1)])
+def test_a_line_stays_where_the_second_aligner_is_near_unsure_or_early(later_s, score):
+    timed = [TimedWord(2.0, 2.4, 0.9), TimedWord(2.4, 3.0, 0.9)]
+    second = [replace(word, start_s=word.start_s + later_s, score=score) for word in timed]
+    assert begin_later(timed, second, [0]) == timed
