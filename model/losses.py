@@ -28,6 +28,11 @@ class SongOutput:
     flow_sum_B: Tensor
     """Mean squared velocity error of each block, summed over a song's blocks; float32."""
     num_blocks_B: Tensor
+    ce_BT: Tensor
+    """Cross-entropy of each target, T + 1 per song; zeros after EOS."""
+    is_correct_BT: Tensor
+    error_BN: Tensor
+    """Mean squared velocity error of each block; zeros after a song's last."""
 
     @property
     def ce_sum(self) -> Tensor:
