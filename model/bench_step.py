@@ -43,9 +43,7 @@ def measure(config: RunConfig, ranks: Ranks, num_steps: int, profile: Path | Non
         model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
     trainer = Trainer(model, config, ranks)
     last = NUM_WARM_STEPS + num_steps
-    prefetcher = Prefetcher(
-        partial(batches.train_batch, rank=0, world_size=1), range(last), config.data.prefetch_steps
-    )
+    prefetcher = Prefetcher(partial(batches.train_batch, rank=0, world_size=1), range(last), config.data.prefetch_steps)
     profiler = StepProfiler(profile, ranks) if profile else None
     seconds, waits, tokens, flops, losses = [], [], [], [], []
     for step in range(last):
@@ -75,6 +73,7 @@ def measure(config: RunConfig, ranks: Ranks, num_steps: int, profile: Path | Non
         "checkpoint_activations": config.trainer.checkpoint_activations,
         "step_s_median": statistics.median(seconds[measured]),
         "step_s": [round(value, 4) for value in seconds],
+        "num_tokens": tokens,
         "tokens_per_s": sum(tokens[measured]) / total_s,
         "tflops_per_s": sum(flops[measured]) / total_s / 1e12,
         "mfu": None if peak is None else sum(flops[measured]) / total_s / peak,

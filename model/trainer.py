@@ -60,6 +60,8 @@ def join_ranks() -> Ranks:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
     if has_gpu:
         torch.cuda.set_device(device)
+        # cuDNN's attention plans anew for every length of a song, and hardly two songs have the same; flash does not.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     elif "OMP_NUM_THREADS" not in os.environ:  # processes of one machine share its cores
         num_neighbours = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_neighbours))
