@@ -8,6 +8,7 @@ outside, so that one layer serves training, prefill, cached decoding and the bid
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,27 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x_SD: Tensor) -> Tensor:
         """Transform each position on its own."""
-        gate, up = self.gate_up(x_SD).chunk(2, dim=-1)
-        return self.down(silu(gate) * up)
+        return self.down(_GatedSilu.apply(self.gate_up(x_SD)))
+
+
+class _GatedSilu(torch.autograd.Function):
+    """silu(gate) * up of a fused [..., gate and up]; keeps its input alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grad_gate_up = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
+        torch.mul(silu(gate), grad, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return grad_gate_up
 
 
 def attend_to_all(query_SHE: Tensor, key_SHE: Tensor, value_SHE: Tensor) -> Tensor:

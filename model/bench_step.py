@@ -20,6 +20,7 @@ import torch
 
 from model.batches import Batches, Prefetcher
 from model.config import ConfigError
+from model.finetune import choose_trained
 from model.hardware import peak_flops, peak_memory_bytes
 from model.profiling import StepProfiler
 from model.random_songs import write_random_dataset
@@ -41,6 +42,7 @@ def measure(config: RunConfig, ranks: Ranks, num_steps: int, profile: Path | Non
     torch.manual_seed(config.trainer.seed)
     with ranks.device:
         model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
+    choose_trained(model, config.finetune)
     trainer = Trainer(model, config, ranks)
     last = NUM_WARM_STEPS + num_steps
     prefetcher = Prefetcher(partial(batches.train_batch, rank=0, world_size=1), range(last), config.data.prefetch_steps)
@@ -67,6 +69,7 @@ def measure(config: RunConfig, ranks: Ranks, num_steps: int, profile: Path | Non
     return {
         "device": torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu",
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_trained": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "songs_per_step": config.trainer.batch_size,
         "micro_batch_size": config.trainer.micro_batch_size,
         "zero_stage": config.trainer.zero_stage,
