@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +154,20 @@ def test_a_loss_that_is_not_finite_names_the_song_and_updates_nothing(dataset: P
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_moving_average_is_that_of_the_weights(dataset: Path, ranks: Ranks, stage: int):
+    trainer, batches = make_trainer(dataset, ranks, trainer__zero_stage=stage, trainer__ema_decay=0.15)
+    name = "lm.layers.0.ffn.down.weight"
+    average = dict(trainer.gather_state())["model"][name]
+    for step, decay in enumerate((0.1, 0.15, 0.15)):  # (1 + step) / (10 + step), at most 0.15
+        trainer.train_step(batches.train_batch(step, 0, 1), step)
+        state = dict(trainer.gather_state())
+        average = decay * average + (1 - decay) * state["model"][name]
+        torch.testing.assert_close(state["ema"][name], average)
+    assert not torch.equal(state["ema"][name], state["model"][name])
+    assert state["ema"].keys() == state["model"].keys(), "a whole model, buffers included"
+
+
 def run_to(config: RunConfig, ranks: Ranks, step: int) -> TrainingRun:
     run = TrainingRun(config, lambda: ranks, max_steps=step)
     run.run()
@@ -165,7 +181,7 @@ def read_metrics(folder: Path, *keys: str) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(dataset: Path, ranks: Ranks, tmp_path: Path, stage: int):
-    changes = {"trainer__zero_stage": stage, "trainer__val_every": 3}
+    changes = {"trainer__zero_stage": stage, "trainer__val_every": 3, "trainer__ema_decay": 0.9}
     whole, stopped = (tiny_config(dataset, tmp_path / name, **changes) for name in ("whole", "stopped"))
     run_to(whole, ranks, 8)
     run_to(stopped, ranks, 2)
@@ -177,7 +193,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(dataset: Path, ranks: Ra
     assert losses[0] == losses[1]
     found, expected = (read_metrics(run, "val_loss") for run in runs)
     assert set(expected) <= set(found), "only validation passes at a stop are extra"
-    for name in ("model", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
+    for name in ("model", "ema", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
         files = [load_file(tmp_path / run / "step_000008" / f"{name}.safetensors") for run in ("whole", "stopped")]
         assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
 
@@ -192,6 +208,32 @@ def test_a_finished_run_says_so_again(dataset: Path, ranks: Ranks, tmp_path: Pat
     assert first.last_val_loss < first.first_val_loss
     model, _ = load_model(Path(first.checkpoint))
     assert model.latent_std_C.tolist() == [2.0] * 4, "of dataset.json"
+
+
+def test_what_a_run_leaves_beside_checkpoints(dataset: Path, ranks: Ranks, tmp_path: Path, caplog):
+    caplog.set_level("INFO")
+    config = tiny_config(dataset, tmp_path / "run", trainer__val_every=2, trainer__ema_decay=0.9)
+    report = replace(config.report, samples_every=2, max_sample_s=1.0, sample_euler_steps=2, peak_tflops=1.0)
+    run = TrainingRun(replace(config, report=report), lambda: ranks, max_steps=4, profile=True)
+    run.run()
+    samples = sorted(path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").glob("samples/*/*"))
+    assert len(samples) == 4, "two songs at two steps"
+    first, later = (load_file(tmp_path / "run" / samples[number]) for number in (0, 2))
+    assert samples[0].split("/")[2] == samples[2].split("/")[2]
+    assert torch.equal(first["lyric_ids"], later["lyric_ids"])
+    assert first["latents"].shape == (len(first["semantic_tokens"]), 4)
+    assert json.loads((tmp_path / "run" / "profile" / "rank_0.json").read_text())["traceEvents"]
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    steps = read_metrics(tmp_path / "run", "mfu", "tflops_per_s", "memory_gib", "data_wait_s", "eta_s")
+    assert [step for step, *_ in steps] == [1, 2, 3, 4]
+    assert all(mfu == pytest.approx(tflops) and mfu > 0 and memory > 0 for _, mfu, tflops, memory, *_ in steps)
+    (_, language, place), *_ = read_metrics(tmp_path / "run", "val_language_en", "val_place_0")
+    assert language["num_songs"] == place["num_songs"] == 2
+    for words in ("zero_stage: 0", "MFU ", "data wait ", "memory ", "left 0:", "by language: en ", "by place"):
+        assert words in caplog.text
+    model, _ = load_model(tmp_path / "run")
+    averaged = load_file(tmp_path / "run" / "step_000004" / "ema.safetensors")
+    assert all(torch.equal(weight, averaged[name]) for name, weight in model.state_dict().items())
 
 
 def test_other_models_and_used_folders_are_refused(dataset: Path, ranks: Ranks, tmp_path: Path):
@@ -222,44 +264,58 @@ def test_a_shard_that_cannot_be_read_ends_all_ranks(tmp_path: Path, ranks: Ranks
         run.run()
 
 
-@pytest.fixture(scope="module")
-def two_ranks(dataset: Path, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that two processes of trainer_process.py have filled."""
-    out = tmp_path_factory.mktemp("two_ranks")
-    run_to(tiny_config(dataset, out / "from_one_rank"), ranks, 2)
+def run_ranks(dataset: Path, out: Path, part: str, world_size: int) -> None:
+    """Let processes of trainer_process.py fill `out`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    base = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    base |= {"PYTHONPATH": str(ROOT), "PATH": str(out)}  # no compiler, no ninja
+    base = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": str(out)}  # no compiler, no ninja
     script = str(Path(__file__).with_name("trainer_process.py"))
     processes = [
         subprocess.Popen(
-            [sys.executable, script, str(dataset), str(out)],
+            [sys.executable, script, str(dataset), str(out), part],
             env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(world_size)
     ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    outputs = [process.communicate(timeout=500)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(dataset: Path, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that two processes of trainer_process.py have filled."""
+    out = tmp_path_factory.mktemp("two_ranks")
+    run_to(tiny_config(dataset, out / "from_one_rank", trainer__ema_decay=0.5), ranks, 2)
+    run_ranks(dataset, out, "all", 2)
     return out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_two_ranks_make_the_same_step(two_ranks: Path, plain_step, stage: int):
-    found = load_file(two_ranks / f"fp32_{stage}.safetensors")
+    found = load_file(two_ranks / f"all_fp32_{stage}.safetensors")
     assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=1e-6)
     assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 1e-6)
 
 
 @pytest.mark.slow
+def test_four_ranks_make_the_same_step(dataset: Path, plain_step, tmp_path: Path):
+    run_ranks(dataset, tmp_path, "four", 4)  # of five songs: one rank has two
+    for stage in (0, 2):
+        found = load_file(tmp_path / f"four_fp32_{stage}.safetensors")
+        assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=1e-6)
+        assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_bf16_stays_near_and_keeps_exact_weights(two_ranks: Path, plain_step, stage: int):
-    found = load_file(two_ranks / f"bf16_{stage}.safetensors")
+    found = load_file(two_ranks / f"all_bf16_{stage}.safetensors")
     assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=5e-3)
     assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 0.05)
     weights = found["model/lm.layers.0.ffn.down.weight"]
@@ -272,20 +328,64 @@ def test_two_ranks_resume_to_the_bit(two_ranks: Path, precision: str):
     runs = [two_ranks / f"{name}{precision}" for name in ("whole", "stopped")]
     found, expected = (read_metrics(run, "loss", "grad_norm") for run in runs)
     assert found == expected
-    for name in ("model", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
+    for name in ("model", "ema", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
         files = [load_file(run / "step_000004" / f"{name}.safetensors") for run in runs]
         assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks_and_stage(two_ranks: Path, dataset: Path, ranks: Ranks):
-    run_to(tiny_config(dataset, two_ranks / "one_rank"), ranks, 4)
-    run_to(tiny_config(dataset, two_ranks / "for_one_rank"), ranks, 4)
+    def config(name: str) -> RunConfig:
+        return tiny_config(dataset, two_ranks / name, trainer__ema_decay=0.5)
+
+    run_to(config("one_rank"), ranks, 6)
+    run_to(config("for_one_rank"), ranks, 4)
+    run_to(config("there_and_back"), ranks, 4)
+    run_ranks(dataset, two_ranks, "back", 2)
     expected = read_metrics(two_ranks / "one_rank", "loss", "grad_norm")
-    assert len(expected) == 4
-    for name in ("from_one_rank", "for_one_rank", "whole"):
-        for found, reference in zip(read_metrics(two_ranks / name, "loss", "grad_norm"), expected, strict=True):
+    assert len(expected) == 6
+    steps = {"from_one_rank": 4, "for_one_rank": 4, "whole": 4, "there_and_back": 6}
+    for name, last in steps.items():
+        for found, reference in zip(read_metrics(two_ranks / name, "loss", "grad_norm"), expected[:last], strict=True):
             assert found == pytest.approx(reference, rel=1e-5), name
+    for name in ("model", "ema"):
+        files = [
+            load_file(two_ranks / run / "step_000006" / f"{name}.safetensors") for run in ("one_rank", "there_and_back")
+        ]
+        for key, tensor in files[0].items():
+            assert_close(files[1][key], tensor, 1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(dataset: Path, ranks: Ranks, tmp_path: Path):
+    seed = random.randrange(2**32)
+    moments = random.Random(seed)
+    changes = {"schedule__num_steps": 150, "checkpoint__every": 3, "trainer__ema_decay": 0.9, "trainer__val_every": 50}
+    whole, killed = (tiny_config(dataset, tmp_path / name, **changes) for name in ("whole", "killed"))
+    run_to(whole, ranks, 150)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(killed.to_dict()))
+    command = [sys.executable, str(ROOT / "model" / "train.py"), "--config", str(tmp_path / "tiny.yaml")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    metrics, kills = tmp_path / "killed" / "metrics.jsonl", 0
+    while True:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        size = metrics.stat().st_size if metrics.exists() else 0
+        while kills < 2 and process.poll() is None and (not metrics.exists() or metrics.stat().st_size <= size):
+            time.sleep(0.01)  # until it is past its start
+        if kills == 2 or process.poll() is not None:
+            break
+        time.sleep(moments.uniform(0.0, 0.5))
+        process.kill()
+        process.communicate()
+        kills += 1
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    assert kills, f"seed {seed}: never killed"
+    keys = ("loss", "ce", "flow", "grad_norm", "lr")
+    assert read_metrics(tmp_path / "killed", *keys) == read_metrics(tmp_path / "whole", *keys), f"seed {seed}"
+    for name in ("model", "ema", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
+        files = [load_file(tmp_path / run / "step_000150" / f"{name}.safetensors") for run in ("whole", "killed")]
+        assert all(torch.equal(files[0][key], files[1][key]) for key in files[0]), f"seed {seed}: {name}"
 
 
 @pytest.mark.slow
