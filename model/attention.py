@@ -66,7 +66,7 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x_SD: Tensor) -> Tensor:
         """Transform each position on its own."""
-        return self.down(_GatedSilu.apply(self.gate_up(x_SD)))
+        return self.down(_GatedSilu.apply(self.gate_up(x_SD)))  # type: ignore[no-untyped-call]
 
 
 class _GatedSilu(torch.autograd.Function):
