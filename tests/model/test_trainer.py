@@ -33,6 +33,7 @@ from shards.schema import ShardError
 from .tiny_dataset import build_song, tiny_config, write_tiny_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
+OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 BETA_1 = 0.9  # after one step AdamW's first moment is a tenth of the clipped gradient
 
 
@@ -46,7 +47,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
     with pytest.MonkeyPatch.context() as environment:  # what joining sets must not reach the commands of other tests
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR"):
+        for name in OF_RANKS:
             environment.setenv(name, "")
             environment.delenv(name)
         yield join_ranks()
@@ -360,12 +361,13 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_stage(two_ranks: Path, d
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(dataset: Path, ranks: Ranks, tmp_path: Path):
     seed = random.randrange(2**32)
     moments = random.Random(seed)
-    changes = {"schedule__num_steps": 150, "checkpoint__every": 3, "trainer__ema_decay": 0.9, "trainer__val_every": 50}
+    changes = {"schedule__num_steps": 60, "checkpoint__every": 3, "trainer__ema_decay": 0.9, "trainer__val_every": 20}
     whole, killed = (tiny_config(dataset, tmp_path / name, **changes) for name in ("whole", "killed"))
-    run_to(whole, ranks, 150)
+    run_to(whole, ranks, 60)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(killed.to_dict()))
     command = [sys.executable, str(ROOT / "model" / "train.py"), "--config", str(tmp_path / "tiny.yaml")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     metrics, kills = tmp_path / "killed" / "metrics.jsonl", 0
     while True:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -384,7 +386,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(dataset: Pa
     keys = ("loss", "ce", "flow", "grad_norm", "lr")
     assert read_metrics(tmp_path / "killed", *keys) == read_metrics(tmp_path / "whole", *keys), f"seed {seed}"
     for name in ("model", "ema", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
-        files = [load_file(tmp_path / run / "step_000150" / f"{name}.safetensors") for run in ("whole", "killed")]
+        files = [load_file(tmp_path / run / "step_000060" / f"{name}.safetensors") for run in ("whole", "killed")]
         assert all(torch.equal(files[0][key], files[1][key]) for key in files[0]), f"seed {seed}: {name}"
 
 
