@@ -143,7 +143,8 @@ def test_a_wrong_override_is_refused(setting: str):
 
 @pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 64), (16, 4), (3, 22), (128, 1), (200, 1)])
 def test_deepspeed_gets_enough_micro_batches_for_every_song(world_size: int, micro_batches: int):
-    settings = deepspeed_settings(load_config("full.yaml"), world_size)
+    config = load_config("full.yaml", ["trainer.micro_batch_size=2"])
+    settings = deepspeed_settings(config, world_size)
     assert settings["gradient_accumulation_steps"] == micro_batches
     assert settings["train_micro_batch_size_per_gpu"] == 2
     assert settings["bf16"] == {"enabled": True}
