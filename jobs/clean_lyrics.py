@@ -10,26 +10,30 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.clean_steps import Survey, build_steps, quarantine
+from jobs.clean_steps import build_step
+from jobs.clean_survey import Survey, settle
 from jobs.cluster import Row, Step, connect, resolve_path, stream
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
+from jobs.folder_lock import lock_folder
 from pipeline.clean_folder import (
+    CHECKED,
     QUARANTINE_SCHEMA,
+    RECORDS,
     SONGS_SCHEMA,
     file_stem,
     read_record,
     write_run,
     write_table,
 )
-from pipeline.clean_song import MODELS, CleanSettings, finish_song, start_song
+from pipeline.clean_song import MODELS, CleanSettings
 from pipeline.inputs import InputError, SongInput, find_songs
 from pipeline.profiles import check_models
 from pipeline.report import write_report
-from pipeline.song import Drop
+from shards.atomic_file import remove_temporaries
 
 logger = logging.getLogger(__name__)
 
@@ -44,50 +48,42 @@ def clean(
     songs = find_songs(source)[:limit]
     check_models(settings.profile, MODELS)
     out.mkdir(parents=True, exist_ok=True)
-    logger.info("%d songs in %s", len(songs), source)
-    cluster = connect()
-    survey = Step(name="survey", make_worker=functools.partial(Survey, out, settings.fingerprint()))
-    surveyed = sorted(stream([{"source": song} for song in songs], [survey]), key=lambda row: row["source"].song_id)
-    todo = _settle_without_audio(out, surveyed)
-    finished_before = sum(bool(row.get("finished")) for row in surveyed)
-    if finished_before:
-        logger.info("%d songs are finished already", finished_before)
-    seconds: Counter[str] = Counter()
-    last = time.monotonic()
-    for count, summary in enumerate(stream(todo, build_steps(settings, out, cluster, workers)), 1):
-        seconds.update(summary["seconds"])
+    with lock_folder(out, out / RECORDS / "lock", "cleaning"):
+        for folder in (out, out / "lyrics", *(out / RECORDS).glob("*"), *(out / CHECKED).glob("*")):
+            remove_temporaries(folder)
+        logger.info("%d songs in %s", len(songs), source)
+        cluster = connect()
+        # A whole core each: many small readers at once would only fill the memory.
+        survey = Step(
+            name="survey", make_worker=functools.partial(Survey, out, settings, settings.fingerprint()), num_cpus=1.0
+        )
+        surveyed = sorted(stream([{"source": song} for song in songs], [survey]), key=lambda row: row["source"].song_id)
+        todo, num_finished = settle(out, surveyed, settings)
+        logger.info("%d songs to listen to, %d finished before", len(todo), num_finished)
+        # The longest first: no core waits long for the last song.
+        todo.sort(key=lambda row: (-row["checked"].duration_s, row["source"].song_id))
+        _listen(todo, build_step(settings, out, cluster, workers))
+        return write_outputs(out, songs, settings, time.monotonic() - started, num_finished)
+
+
+def _listen(todo: Sequence[Row], step: Step) -> None:
+    """Take all songs through the heavy stages, and say how far they are."""
+    total_s = sum(row["checked"].duration_s for row in todo)
+    started = last = time.monotonic()
+    done_s = 0.0
+    for count, summary in enumerate(stream(todo, [step]), 1):
+        done_s += summary["duration_s"]
         if count == len(todo) or time.monotonic() - last > PROGRESS_S or sys.stderr.isatty():
             last = time.monotonic()
-            eta_s = (last - started) / count * (len(todo) - count)
+            eta_s = (last - started) / done_s * (total_s - done_s)
             name = f"{summary['verdict']} {summary['reason']}".strip()
             logger.info("%d of %d songs, about %.0f s left; %s: %s", count, len(todo), eta_s, summary["song_id"], name)
-    return write_outputs(out, songs, settings, dict(seconds), time.monotonic() - started, finished_before)
-
-
-def _settle_without_audio(out: Path, surveyed: Iterable[Row]) -> list[Row]:
-    """Write quarantined inputs and copies of songs that came before; return the rows that need work."""
-    first_with: dict[str, str] = {}
-    todo = []
-    for row in surveyed:
-        source: SongInput = row["source"]
-        if row.get("quarantine"):
-            quarantine(out, row)
-            continue
-        first = first_with.setdefault(row["sha256"], source.song_id)
-        if first != source.song_id:
-            song = start_song(source, row["sha256"])
-            # Its first copy may go away: the mark keeps this record from counting as finished.
-            finish_song(out, song, Drop("duplicate", f"same bytes as {first}"), f"{row['fingerprint']}-copy")
-        elif not row["finished"]:
-            todo.append(row)
-    return todo
 
 
 def write_outputs(
     out: Path,
     songs: Iterable[SongInput],
     settings: CleanSettings,
-    seconds: dict[str, float],
     wall_s: float,
     resumed: int,
 ) -> dict[str, Any]:
@@ -99,6 +95,9 @@ def write_outputs(
             f"{out}: no record of {lost[0]!r} ({len(lost)} in all); was the folder changed during the run?"
         )
     rows = [record["row"] for _, record in records if record and "row" in record]
+    seconds: Counter[str] = Counter()
+    for _, record in records:
+        seconds.update(record.get("seconds", {}) if record else {})
     quarantined = [record["quarantine"] for _, record in records if record and "quarantine" in record]
     write_table(out / "songs.parquet", rows, SONGS_SCHEMA)
     write_table(out / "quarantine.parquet", quarantined, QUARANTINE_SCHEMA)
@@ -113,7 +112,7 @@ def write_outputs(
         "audio_hours": round(sum(row["duration_s"] for row in rows) / 3600, 4),
         "finished_before": resumed,
         "seconds_per_stage": {name: round(value, 2) for name, value in sorted(seconds.items())},
-        "wall_s": round(wall_s, 2),
+        "wall_s": round(wall_s, 2),  # of this run; the seconds above are those of all songs, whenever they were done
     }
     write_run(out, settings.facts(), stats)
     write_report(out / "report.html", rows, quarantined, stats)
@@ -142,7 +141,10 @@ def parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("clean"), help="folder to write to (default: clean/)")
     add_model_flags(parser, ("separator", "asr"))
-    parser.add_argument("--language", default="auto", help="ISO 639-1 code of all songs (default: auto, song by song)")
+    parser.add_argument(
+        "--language", default="auto", help="ISO 639-1 code that all songs are taken to be in (default: auto: what is "
+        "sung in each; a manifest's and the lyrics' language are hints)"
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, help="only the first N songs")
     parser.add_argument("--workers", type=int, help="workers per heavy stage (default: from CPUs and GPUs)")
     parser.add_argument(
@@ -154,6 +156,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seconds-per-tag", type=float, default=1.0, help="one [intro], [inst] or [outro] tag for so many seconds: "
         "1 for the 150 s models, 5 for the 240 s model (default: 1)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--lyrics-from-asr", action="store_true", help="keep songs without lyrics too, with what was heard as lyrics: "
+        "every line has source asr (default: they are rejected with no_lyrics)"
     )  # fmt: skip
     parser.add_argument("--keep-vocals", action="store_true", help="also write clean/vocals/<song_id>.flac")
     parser.add_argument(
@@ -177,6 +183,7 @@ def main() -> tuple[dict[str, Any], int]:
         max_duration_s=arguments.max_duration,
         seconds_per_tag=arguments.seconds_per_tag,
         keep_vocals=arguments.keep_vocals,
+        lyrics_from_asr=arguments.lyrics_from_asr,
     )
     stats = clean(source, out, settings, limit=arguments.limit, workers=arguments.workers)
     dropped = 1 - stats["kept"] / max(stats["seen"], 1)

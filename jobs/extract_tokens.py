@@ -29,9 +29,10 @@ from pipeline.inputs import InputError, SongInput, find_songs
 from pipeline.lyrics_encoding import decode_lyrics
 from pipeline.plan_shards import PlannedShard, plan_shards, song_from_raw, songs_from_clean
 from pipeline.profiles import Profile, check_models
+from shards.atomic_file import remove_temporaries
 from shards.dataset_info import INFO_NAME, DatasetInfo, write_dataset_info
 from shards.index import INDEX_NAME, IndexRow, write_index
-from shards.latent_statistics import LatentStatistics
+from shards.latent_statistics import MIN_STD, LatentStatistics
 from shards.reader import ShardReader
 from shards.sample import Sample
 from shards.schema import SPLITS, ShardError
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 PROGRESS = ".progress"  # samples and facts of shards under way; readers of the dataset never look there
 PROGRESS_S = 10.0
-MIN_LATENT_STD = 1e-4  # of a channel that hardly changes
 
 
 class EncodeWorker:
@@ -126,6 +126,7 @@ def extract(
     _remove_stale(out, plan)
     finished = {shard.name: facts for shard in plan if (facts := _read_facts(out, shard)) is not None}
     pending = [shard for shard in plan if shard.name not in finished]
+    _remove_samples(out, pending)
     rows = [{"shard": s.name, "song": song} for s in pending for song in s.songs if not _is_encoded(out, s, song)]
     num_songs = sum(len(shard.songs) for shard in plan)
     logger.info("%d songs in %d shards; %d songs to encode", num_songs, len(plan), len(rows))
@@ -220,7 +221,7 @@ def _read_facts(out: Path, shard: PlannedShard) -> dict[str, Any] | None:
 
 
 def _remove_stale(out: Path, plan: Sequence[PlannedShard]) -> None:
-    """Delete shards that an earlier run of this job wrote and this plan does not have; refuse files of anyone else."""
+    """Delete what killed runs left half-written, and shards of an earlier plan; refuse files of anyone else."""
     planned = {shard.name for shard in plan}
     for split in SPLITS:
         for path in sorted((out / split).glob("*.tar")):
@@ -231,6 +232,18 @@ def _remove_stale(out: Path, plan: Sequence[PlannedShard]) -> None:
                 raise InputError(f"{path}: not written by this job; move it away or choose another --out")
             path.unlink()
             _facts_path(out, name).unlink()
+    for folder in (out, out / PROGRESS):
+        for place in (folder, *(folder / split for split in SPLITS)):
+            remove_temporaries(place)
+
+
+def _remove_samples(out: Path, pending: Sequence[PlannedShard]) -> None:
+    """Delete encoded songs that no shard waits for."""
+    awaited = {_sample_name(shard.name, song.key) for shard in pending for song in shard.songs}
+    for split in SPLITS:
+        for path in (out / PROGRESS / split).glob("*.tar"):
+            if f"{split}/{path.name}" not in awaited:
+                path.unlink()
 
 
 def _finish(
@@ -253,7 +266,7 @@ def _finish(
     info = DatasetInfo.from_rows(
         rows,
         latent_mean=statistics.mean(),
-        latent_std=[max(value, MIN_LATENT_STD) for value in statistics.std()],
+        latent_std=statistics.std(floor=MIN_STD),
         models=models,
         fingerprint=hashlib.sha256("".join(shard.fingerprint for shard in plan).encode()).hexdigest(),
     )

@@ -2,132 +2,94 @@
 
 Lyrics may be in SongBloom's format ("[verse] One line. Another line , [chorus] ..."), or plain text or LRC with section
 headers, which is converted. The prompt is any audio: 10 s from --prompt-start are used, mixed down to mono.
+With --continue, a song goes on from the end, or from --continue-at, of a recording; its lyrics are those of the whole
+song. With --stream, the file grows while the song is being written.
 """
 
 import argparse
-import json
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from jobs.cluster import resolve_path
 from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile, run_command
+from jobs.song_orders import Order, check_orders, read_orders
+from jobs.song_output import SongStream, write_song
 from model.checkpoint import CheckpointError, load_model
-from model.sampling import PRESETS, generate
-from pipeline.audio import AudioDecodeError, decode_audio, resample, to_stereo
-from pipeline.encode_song import load_codec
+from model.sampling import PRESETS, GeneratedSong, Opening, SamplingConfig, generate
+from model.song_model import SongModel
+from pipeline.audio import AudioDecodeError, DecodedAudio, decode_audio, resample, to_stereo
+from pipeline.encode_song import fit, frames_of, load_codec, load_tokenizer, semantic_audio
 from pipeline.inputs import InputError
-from pipeline.lyrics import parse_lyrics
-from pipeline.lyrics_encoding import read_lyrics
 from pipeline.phonemes import Phonemizer
-from pipeline.profiles import check_models
-from pipeline.songbloom_format import validate
-from pipeline.untimed_lyrics import format_untimed
+from pipeline.profiles import Profile, check_models
+from pipeline.semantic_tokens import SemanticTokenizer
 from pipeline.vae_latents import VaeCodec
-from shards.schema import FRAME_RATE_HZ, LATENT_SAMPLE_RATE_HZ, PROMPT_FRAMES, count_frames
+from shards.schema import FRAME_RATE_HZ, LATENT_HOP_LENGTH, LATENT_SAMPLE_RATE_HZ, PROMPT_FRAMES, count_frames
 
 logger = logging.getLogger(__name__)
-
-PEAK = 0.99  # louder songs are scaled down to it, never clipped
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One song to write."""
-
-    lyrics: str  # in SongBloom's format
-    prompt: Path
-    prompt_start_s: float
-    seed: int
-    out: Path
-
-
-def read_orders(arguments: argparse.Namespace) -> list[Order]:
-    """Return the songs that the command line or the --batch file asks for."""
-    if not arguments.batch:
-        if not arguments.lyrics or not arguments.prompt:
-            raise InputError("--lyrics and --prompt are needed, or --batch with a file that names them")
-        return [
-            Order(
-                to_songbloom_format(resolve_path(arguments.lyrics)),
-                resolve_path(arguments.prompt),
-                arguments.prompt_start,
-                arguments.seed,
-                resolve_path(arguments.out),
-            )
-        ]
-    path = resolve_path(arguments.batch)
-    orders = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"--batch {path}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            lyrics, prompt, out = (path.parent / entry[name] for name in ("lyrics", "prompt", "out"))
-            start_s, seed = float(entry.get("prompt_start", 0.0)), int(entry.get("seed", arguments.seed + number - 1))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f'{path}: line {number}: {error}; expected {{"lyrics": file, "prompt": file, "out": file, "seed": 0}}'
-            ) from error
-        orders.append(Order(to_songbloom_format(lyrics), prompt, start_s, seed, out))
-    if not orders:
-        raise InputError(f"{path}: no songs in it")
-    return orders
-
-
-def check_orders(orders: Sequence[Order]) -> None:
-    """Refuse before any work what could not be written after it."""
-    for order in orders:
-        if not soundfile.check_format(order.out.suffix[1:].upper() or "-", "PCM_16"):
-            raise InputError(f"--out {order.out}: no such audio format; take .flac or .wav")
-        if order.out.is_dir() or order.seed < 0:
-            raise InputError(
-                f"--out {order.out}: a folder" if order.out.is_dir() else f"seed {order.seed}: expected 0 or more"
-            )
-
-
-def to_songbloom_format(path: Path) -> str:
-    """Read a lyrics file and return it in SongBloom's format; text that is in it already stays as it is."""
-    text = read_lyrics(path).strip()
-    if not validate(text):
-        return text
-    parsed = parse_lyrics(text)
-    if not parsed.lines:
-        raise InputError(
-            f"{path}: no line to sing; as SongBloom's format it has these faults: {'; '.join(validate(text))}"
-        )
-    return format_untimed(parsed)
 
 
 def main() -> tuple[dict[str, Any], int]:
     """Run the command."""
     arguments = parse_arguments()
     profile = read_profile(arguments)
-    check_models(profile, ("vae",))
     orders = read_orders(arguments)
-    check_orders(orders)
+    check_orders(orders, streams=arguments.stream)
     if not 0 < arguments.seconds < 3_600:
         raise InputError(f"--seconds {arguments.seconds}: expected more than 0 and less than an hour")
+    sampling = replace(PRESETS[arguments.preset], max_frames=round(arguments.seconds * FRAME_RATE_HZ))
+    if arguments.steps is not None:
+        sampling = replace(sampling, euler_steps=arguments.steps)
+    continues = any(order.continued for order in orders)
+    check_models(profile, ("vae", "muq", "codebook") if continues else ("vae",))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model, _ = load_model(resolve_path(arguments.checkpoint), device)
     except CheckpointError as error:
         raise InputError(f"--checkpoint: {error}") from error
     codec = load_codec(profile, device)
-    phonemizer = Phonemizer("plain")
     logger.info("%d songs to write on %s; reading lyrics and prompts", len(orders), device)
+    lyric_ids = read_lyric_ids(orders)
+    prompts = [read_prompt(order, codec) for order in orders]
+    openings = read_openings(orders, codec, profile, device, model.config.block_frames)
+    streams = _open_streams(orders, openings, codec) if arguments.stream else []
+    songs = write_songs(model, orders, (lyric_ids, prompts, openings), sampling, streams)
+    written = []
+    for number, (order, song) in enumerate(zip(orders, songs, strict=True)):
+        written.append(_finish(order, song, codec, streams[number] if streams else None))
+    return {"checkpoint": str(arguments.checkpoint), "songs": written}, EXIT_FINE
+
+
+def write_songs(
+    model: SongModel,
+    orders: Sequence[Order],
+    conditions: tuple[list[list[int]], list[Tensor], list[Opening | None]],
+    sampling: SamplingConfig,
+    streams: Sequence[SongStream],
+) -> list[GeneratedSong]:
+    """Let the model write all songs at once; with streams, hand each block on as soon as it is there."""
+    lyric_ids, prompts, openings = conditions
+
+    def hand_on(song: int, latents: Tensor) -> None:
+        streams[song].add(latents.numpy())
+
+    receive: Callable[[int, Tensor], None] | None = hand_on if streams else None
+    seeds = [order.seed for order in orders]
+    return generate(
+        model, lyric_ids, prompts, seeds, sampling, progress=_show_progress, openings=openings, on_block=receive
+    )
+
+
+def read_lyric_ids(orders: Sequence[Order]) -> list[list[int]]:
+    """Return the symbols of each song's lyrics."""
+    phonemizer = Phonemizer("plain")
     lyric_ids = []
     for order in orders:
         phonemes = phonemizer.lyric_ids(order.lyrics)
@@ -135,46 +97,82 @@ def main() -> tuple[dict[str, Any], int]:
             logger.warning(
                 "%s: symbols without a sound in the vocabulary: %s", order.out.name, " ".join(phonemes.unknown)
             )
-        lyric_ids.append(phonemes.ids)
-    prompts = []
-    for order in orders:
-        try:
-            audio = decode_audio(order.prompt)
-        except AudioDecodeError as error:
-            raise InputError(f"prompt {order.prompt}: {error}") from error
-        if not 0 <= order.prompt_start_s < audio.duration_s - 1 / FRAME_RATE_HZ:
+        if not phonemes.ids:
             raise InputError(
-                f"{order.prompt}: --prompt-start {order.prompt_start_s} s, the file has {audio.duration_s:.1f} s"
+                f"{order.out}: its lyrics hold 0 symbols of the vocabulary, expected at least a section tag"
             )
-        samples = to_stereo(resample(audio.samples, audio.sample_rate, LATENT_SAMPLE_RATE_HZ))
-        start_frame = int(order.prompt_start_s * FRAME_RATE_HZ)
-        length = min(count_frames(samples.shape[1], LATENT_SAMPLE_RATE_HZ) - start_frame, PROMPT_FRAMES)
-        prompts.append(torch.from_numpy(codec.encode_prompts(samples, [start_frame])[0, :length]))
-    sampling = replace(PRESETS[arguments.preset], max_frames=round(arguments.seconds * FRAME_RATE_HZ))
-    if arguments.steps:
-        sampling = replace(sampling, euler_steps=arguments.steps)
-    songs = generate(model, lyric_ids, prompts, [order.seed for order in orders], sampling, progress=_show_progress)
-    written = []
-    for order, song in zip(orders, songs, strict=True):
-        written.append(_write(order, song.latents.numpy(), song.ended, codec))
-    return {"checkpoint": str(arguments.checkpoint), "songs": written}, EXIT_FINE
+        lyric_ids.append(list(phonemes.ids))
+    return lyric_ids
 
 
-def _write(order: Order, latents: NDArray[np.float32], ended: str, codec: VaeCodec) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "out": str(order.out),
-        "seed": order.seed,
-        "ended": ended,
-        "seconds": len(latents) / FRAME_RATE_HZ,
-    }
-    if not len(latents):
+def read_prompt(order: Order, codec: VaeCodec) -> Tensor:
+    """Return the latents [n, C] of a song's style prompt."""
+    audio = _decode(order.prompt, "prompt")
+    if not 0 <= order.prompt_start_s < audio.duration_s - 1 / FRAME_RATE_HZ:
+        raise InputError(
+            f"{order.prompt}: --prompt-start {order.prompt_start_s} s, the file has {audio.duration_s:.1f} s"
+        )
+    samples = to_stereo(resample(audio.samples, audio.sample_rate, LATENT_SAMPLE_RATE_HZ))
+    start_frame = int(order.prompt_start_s * FRAME_RATE_HZ)
+    length = min(count_frames(samples.shape[1], LATENT_SAMPLE_RATE_HZ) - start_frame, PROMPT_FRAMES)
+    return torch.from_numpy(codec.encode_prompts(samples, [start_frame])[0, :length])
+
+
+def read_openings(
+    orders: Sequence[Order], codec: VaeCodec, profile: Profile, device: str, block_frames: int
+) -> list[Opening | None]:
+    """Return tokens and latents of the recordings that songs go on from."""
+    if not any(order.continued for order in orders):
+        return [None] * len(orders)
+    tokenizer = load_tokenizer(profile, device)
+    return [_read_opening(order, codec, tokenizer, block_frames) if order.continued else None for order in orders]
+
+
+def _read_opening(order: Order, codec: VaeCodec, tokenizer: SemanticTokenizer, block_frames: int) -> Opening:
+    assert order.continued is not None
+    decoded = _decode(order.continued, "recording to continue")
+    num_frames = frames_of(decoded)
+    num_kept = num_frames
+    if order.continue_at_s is not None:
+        num_kept = int(order.continue_at_s * FRAME_RATE_HZ)
+    num_kept -= num_kept % block_frames
+    if not 0 < num_kept <= num_frames:
+        raise InputError(
+            f"{order.continued}: --continue-at {order.continue_at_s} s, the recording has {decoded.duration_s:.1f} s; "
+            f"expected at least a block of {block_frames / FRAME_RATE_HZ} s"
+        )
+    samples = to_stereo(resample(decoded.samples, decoded.sample_rate, LATENT_SAMPLE_RATE_HZ))
+    mean, _ = codec.encode(fit(samples, num_frames * LATENT_HOP_LENGTH))
+    tokens = tokenizer.tokens(semantic_audio(decoded, num_frames), num_frames)
+    return Opening(torch.from_numpy(tokens[:num_kept].astype("int64")), torch.from_numpy(mean[:num_kept]))
+
+
+def _decode(path: Path, what: str) -> DecodedAudio:
+    try:
+        return decode_audio(path)
+    except AudioDecodeError as error:
+        raise InputError(f"{what} {path}: {error}") from error
+
+
+def _open_streams(orders: Sequence[Order], openings: Sequence[Opening | None], codec: VaeCodec) -> list[SongStream]:
+    empty = torch.zeros(0, codec.latent_channels)
+    latents = [empty if opening is None else opening.latents for opening in openings]
+    return [SongStream(order.out, codec, opening.numpy()) for order, opening in zip(orders, latents, strict=True)]
+
+
+def _finish(order: Order, song: GeneratedSong, codec: VaeCodec, stream: SongStream | None) -> dict[str, Any]:
+    """Write what is not written yet and return what the song became."""
+    seconds = len(song.latents) / FRAME_RATE_HZ
+    facts: dict[str, Any] = {"out": str(order.out), "seed": order.seed, "ended": song.ended, "seconds": seconds}
+    if stream is not None:
+        stream.close()
+    if not len(song.latents):
         logger.warning("%s: the model ended the song at once; nothing is written", order.out)
+        if stream is not None:
+            order.out.unlink()
         return facts | {"out": None}
-    audio = codec.decode(latents)
-    peak = float(np.abs(audio).max())
-    order.out.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(order.out, audio.T * min(1.0, PEAK / max(peak, 1e-9)), LATENT_SAMPLE_RATE_HZ, subtype="PCM_16")
-    logger.info("%s: %.1f s, ended by %s", order.out, facts["seconds"], ended)
+    peak = stream.peak if stream is not None else write_song(order.out, song.latents.numpy(), codec)
+    logger.info("%s: %.1f s, ended by %s", order.out, seconds, song.ended)
     return facts | {"peak": round(peak, 4)}
 
 
@@ -195,13 +193,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("song.flac"), help="audio file to write (default: song.flac)")
     parser.add_argument(
         "--batch", type=Path, help='JSON lines of {"lyrics", "prompt", "out", "seed"}: many songs at once, '
-        "paths relative to this file",
+        "paths relative to this file; also prompt_start, continue and continue_at",
     )  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=150.0, help="longest song (default: 150)")
+    parser.add_argument("--continue", type=Path, metavar="AUDIO", help="recording to go on from")
+    parser.add_argument("--continue-at", type=float, metavar="S", help="take only its first S seconds")
+    parser.add_argument("--stream", action="store_true", help="write the .wav file while the song is being written")
+    parser.add_argument(
+        "--seconds", type=float, default=150.0, help="longest song, beyond what is continued (default: 150)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same song (default: 0)")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="paper", help="sampling settings (default: paper)")
     parser.add_argument("--steps", type=int, help="Euler steps of the diffusion (default: the preset's, 36)")
-    add_model_flags(parser, ("vae",))
+    add_model_flags(parser, ("vae", "muq", "codebook"))
     return parser.parse_args()
 
 

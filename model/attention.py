@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from model.config import ModelConfig
+from model.varlen import find_kernel, suits_kernel
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys, values [..., S, H, E] -> mixed values of the same shape."""
@@ -50,9 +51,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
         """Mix positions; leading dimensions before S are free."""
+        return self.out(attend(*self.project(x_SD, rotary)).flatten(-2))
+
+    def project(self, x_SD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rotated queries, rotated keys, and values, each [..., S, H, E]."""
         query, key, value = self.qkv(x_SD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        mixed_SHE = attend(rotate(query, rotary), rotate(key, rotary), value)
-        return self.out(mixed_SHE.flatten(-2))
+        return rotate(query, rotary), rotate(key, rotary), value
 
 
 class GatedFeedForward(nn.Module):
@@ -130,6 +134,8 @@ class PackedCausal:
         """Expect sequences of `lengths`; with a cache, store each as one of its rows."""
         self.lengths = list(lengths)
         self.cache = cache
+        self.kernel = find_kernel()
+        self._bounds: Tensor | None = None
 
     def positions(self, device: torch.device) -> Tensor:
         """Return the position of each vector within its own sequence, from 0."""
@@ -137,16 +143,32 @@ class PackedCausal:
 
     def __call__(self, layer: int, query_SHE: Tensor, key_SHE: Tensor, value_SHE: Tensor) -> Tensor:
         """Attend within each sequence."""
+        if self.cache is not None:
+            self._store(layer, key_SHE, value_SHE)
+        if self.kernel is not None and suits_kernel(query_SHE):
+            bounds = self._locate(query_SHE.device)
+            return self.kernel(query_SHE, key_SHE, value_SHE, bounds, max(self.lengths))
         mixed = []
         sequences = zip(*(x.split(self.lengths) for x in (query_SHE, key_SHE, value_SHE)), strict=True)
-        for row, sequence in enumerate(sequences):
-            query, key, value = (x.transpose(0, 1) for x in sequence)
-            if self.cache is not None:
-                self.cache.keys_LRHME[layer, row, :, : self.lengths[row]] = key
-                self.cache.values_LRHME[layer, row, :, : self.lengths[row]] = value
-            out = scaled_dot_product_attention(query[None], key[None], value[None], is_causal=True)
+        for sequence in sequences:
+            query, key, value = (x.transpose(0, 1)[None] for x in sequence)
+            out = scaled_dot_product_attention(query, key, value, is_causal=True)
             mixed.append(out[0].transpose(0, 1))
         return torch.cat(mixed)
+
+    def _store(self, layer: int, key_SHE: Tensor, value_SHE: Tensor) -> None:
+        """Put each sequence's keys and values at the start of its row of the cache."""
+        assert self.cache is not None
+        for stored, new in ((self.cache.keys_LRHME, key_SHE), (self.cache.values_LRHME, value_SHE)):
+            for row, sequence in enumerate(new.split(self.lengths)):
+                stored[layer, row, :, : self.lengths[row]] = sequence.transpose(0, 1)
+
+    def _locate(self, device: torch.device) -> Tensor:
+        """Return where each sequence starts and the last one ends, int32."""
+        if self._bounds is None:
+            ends = torch.tensor([0, *self.lengths]).cumsum(0, dtype=torch.int32)
+            self._bounds = ends.to(device, non_blocking=True)
+        return self._bounds
 
 
 class CachedStep:

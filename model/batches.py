@@ -1,16 +1,15 @@
 """From a dataset to batches: which songs, spans and prompts make step k is a pure function of dataset, seed and k.
 
-Ranks share a step by its slots: slot s belongs to rank s % world_size, and what it holds does not depend on that.
-The state of the loader is the number of the step, so that a run resumes at once, on any number of ranks.
+A step has slots; what a slot holds, down to each random draw, does not depend on the rank that computes it. Lengths are
+planned from the index alone, so that every rank deals the slots alike without reading what the others read. The state
+of the loader is the number of the step, so that a run resumes at once, on any number of ranks.
 """
 
-import hashlib
-import math
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,18 +17,24 @@ import torch
 from numpy.typing import NDArray
 
 from model.conditioning import PADDING
-from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_prompt
+from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_prompt, draw_length
+from model.packing import share_slots
 from model.settings import RunConfig
 from model.song_batch import BatchError, SongBatch
 from shards.index import Index, IndexRow
+from shards.plan import Plan, PlanError, derive_seed
 from shards.sample import Sample
-from shards.schema import FRAME_RATE_HZ
+from shards.schema import FRAME_RATE_HZ, ShardError
+
+__all__ = ["Batches", "Example", "MicroBatch", "Prefetcher", "RankBatch", "SampleReader", "derive_seed"]
+
+logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 100  # songs tried for one slot before the dataset is called unusable
 VALIDATION_SEED = 0  # the same held-out crops for every run
 
 # Streams of random numbers of one slot; the model draws its own from the slot's seed.
-_CROP, _PROMPT, _LATENTS, _SUBSTITUTE = range(4)
+_CROP, _PROMPT, _LATENTS, _SUBSTITUTE, _LENGTH = range(5)
 
 
 class SampleReader(Protocol):
@@ -70,19 +75,14 @@ class RankBatch:
     num_skipped: Counter[str]
 
 
-def derive_seed(*parts: int | str) -> int:
-    """Return a seed in [0, 2**63) that is a hash of `parts`."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Slot:
+    """One place of a step, as far as the index tells."""
 
-
-def share_slots(num_slots: int, micro_batch_size: int, rank: int, world_size: int) -> list[tuple[list[int], bool]]:
-    """Return this rank's micro-batches as (slots, is_repeat): the same number of them on every rank."""
-    num_micro_batches = math.ceil(math.ceil(num_slots / world_size) / micro_batch_size)
-    own = list(range(rank, num_slots, world_size))
-    shares = [(own[k : k + micro_batch_size], False) for k in range(0, len(own), micro_batch_size)]
-    filler = (own[:1] or [rank % num_slots], True)
-    return shares + [filler] * (num_micro_batches - len(shares))
+    number: int
+    row: int  # of the index
+    seed: int  # of everything random about this song in this step
+    wanted_frames: int  # length that the crop should have
 
 
 class Batches:
@@ -98,6 +98,7 @@ class Batches:
         self._reader = reader
         self._split = split
         self._index = index.select(split)
+        self._bad_shards: set[str] = set()
         data, model = config.data, config.model
         self._rules = CropRules(
             min_frames=int(data.min_crop_s * FRAME_RATE_HZ),
@@ -110,89 +111,104 @@ class Batches:
             raise BatchError(
                 f"split {split}: the index lists no songs; extract some, or another --val-fraction of them"
             )
-        num_frames = self._index.column("num_frames")
-        self._rows = np.flatnonzero(num_frames >= max(self._rules.min_frames, model.block_frames))
-        if not len(self._rows):
-            longest_s = float(num_frames.max()) / FRAME_RATE_HZ
+        shortest = max(self._rules.min_frames, model.block_frames)
+        shares = {part.language: part.share for part in data.languages} if split == "train" else None
+        try:
+            self._plan = Plan(self._index, seed=config.trainer.seed, min_frames=shortest, shares=shares)
+        except PlanError as error:
+            longest_s = float(self._index.column("num_frames").max()) / FRAME_RATE_HZ
             raise BatchError(
-                f"split {split}: {len(num_frames)} songs, the longest of {longest_s:.1f} s, and none as long as "
-                f"data.min_crop_s = {data.min_crop_s}; lower it or extract more songs"
-            )
-        self._permute = lru_cache(maxsize=2)(self._shuffle)
+                f"split {split}: {error}; of {len(self._index)} songs the longest has {longest_s:.1f} s, and "
+                f"data.min_crop_s = {data.min_crop_s}"
+            ) from error
 
     @property
     def num_songs(self) -> int:
-        """Songs that are long enough."""
-        return len(self._rows)
+        """Songs that are long enough, and of the languages of the run."""
+        return self._plan.num_songs
 
     @property
     def num_too_short(self) -> int:
         """Songs of the split that no crop fits in."""
-        return len(self._index) - len(self._rows)
+        return self._plan.num_too_short
 
     def train_batch(self, global_step: int, rank: int, world_size: int) -> RankBatch:
         """Return this rank's share of step `global_step`; every epoch passes through the songs in a new order."""
         trainer = self._config.trainer
         first = global_step * trainer.batch_size
-
-        def song(slot: int) -> int:
-            epoch, position = divmod(first + slot, self.num_songs)
-            return int(self._permute(epoch)[position])
-
-        seeds = [derive_seed(trainer.seed, global_step, slot) for slot in range(trainer.batch_size)]
-        return self._load([song(slot) for slot in range(trainer.batch_size)], seeds, rank, world_size)
+        slots = [
+            self._plan_slot(number, self._plan.song(first + number), derive_seed(trainer.seed, global_step, number))
+            for number in range(trainer.batch_size)
+        ]
+        return self._load(slots, rank, world_size)
 
     def validation_batch(self, rank: int, world_size: int) -> RankBatch:
         """Return this rank's share of the validation songs: the first of the split, cut the same way every time."""
-        num_songs = min(self.num_songs, self._config.data.val_songs)
-        seeds = [derive_seed(VALIDATION_SEED, self._split, slot) for slot in range(num_songs)]
-        return self._load([int(row) for row in self._rows[:num_songs]], seeds, rank, world_size)
+        rows = self._plan.first_rows(self._config.data.val_songs)
+        slots = [
+            self._plan_slot(number, row, derive_seed(VALIDATION_SEED, self._split, number))
+            for number, row in enumerate(rows)
+        ]
+        return self._load(slots, rank, world_size)
 
-    def _shuffle(self, epoch: int) -> NDArray[np.int64]:
-        seed = derive_seed(self._config.trainer.seed, "epoch", epoch)
-        return np.random.Generator(np.random.PCG64(seed)).permutation(self._rows)
+    def _plan_slot(self, number: int, row: int, seed: int) -> _Slot:
+        wanted_frames = draw_length(int(self._plan.num_frames[row]), self._rules, _generator(seed, _LENGTH))
+        return _Slot(number=number, row=row, seed=seed, wanted_frames=wanted_frames)
 
-    def _load(self, rows: Sequence[int], seeds: Sequence[int], rank: int, world_size: int) -> RankBatch:
+    def _load(self, slots: Sequence[_Slot], rank: int, world_size: int) -> RankBatch:
+        work = [_count_work(slot.wanted_frames, self._config.model.dim) for slot in slots]
         num_skipped: Counter[str] = Counter()
-        shares = share_slots(len(rows), self._config.trainer.micro_batch_size, rank, world_size)
-        slots = sorted({slot for share, _ in shares for slot in share})
-        examples = {slot: self._load_slot(slot, rows[slot], seeds[slot], num_skipped) for slot in slots}
-        own = sorted(
-            (slot for share, is_repeat in shares for slot in share if not is_repeat),
-            key=lambda slot: len(examples[slot].semantic_tokens),  # neighbours in length share a micro-batch
-        )
         micro_batches = []
-        for share, is_repeat in shares:
-            chosen = share if is_repeat else [own.pop(0) for _ in share]
-            micro_batches.append(self._collate([examples[slot] for slot in chosen], is_repeat))
+        for share in share_slots(work, self._config.trainer.micro_batch_size, world_size)[rank]:
+            counter = Counter[str]() if share.is_repeat else num_skipped
+            examples = [self._load_slot(slots[number], counter) for number in share.slots]
+            micro_batches.append(self._collate(examples, share.is_repeat))
         return RankBatch(micro_batches=tuple(micro_batches), num_skipped=num_skipped)
 
-    def _load_slot(self, slot: int, row: int, seed: int, num_skipped: Counter[str]) -> Example:
-        """Return the example of a slot; a song that cannot be used is counted and another one drawn."""
-        substitutes = _generator(seed, _SUBSTITUTE)
+    def _load_slot(self, slot: _Slot, num_skipped: Counter[str]) -> Example:
+        """Return the example of a slot; a song that cannot be used is counted and another one drawn.
+
+        Raises:
+            ShardError: a sample is damaged, and data.on_bad_shard is stop.
+            BatchError: one song after another cannot be used.
+        """
+        substitutes = _generator(slot.seed, _SUBSTITUTE)
+        number = slot.row
         reasons: Counter[str] = Counter()
         for _ in range(MAX_ATTEMPTS):
-            sample = self._reader.read(self._index.row(row))
+            row = self._index.row(number)
             try:
-                example = self._cut(slot, sample, seed)
+                example = self._cut(slot, self._reader.read(row))
             except UnusableSongError as error:
                 reasons[str(error)] += 1
-                row = int(substitutes.choice(self._rows))
-                continue
-            num_skipped.update(reasons)
-            return example
+            except ShardError as error:
+                if self._config.data.on_bad_shard == "stop":
+                    raise
+                self._warn_of_shard(row.shard, error)
+                reasons[f"damaged: {row.shard}"] += 1
+            else:
+                num_skipped.update(reasons)
+                return example
+            number = self._plan.song(int(substitutes.integers(self.num_songs)))
         listed = ", ".join(f"{count} times {reason}" for reason, count in reasons.most_common())
         raise BatchError(f"split {self._split}: none of {MAX_ATTEMPTS} songs drawn for one place can be used: {listed}")
 
-    def _cut(self, slot: int, sample: Sample, seed: int) -> Example:
-        crop = choose_crop(sample.metadata, self._rules, _generator(seed, _CROP))
+    def _warn_of_shard(self, shard: str, error: ShardError) -> None:
+        """Name a damaged shard the first time that it is met."""
+        if shard not in self._bad_shards:
+            self._bad_shards.add(shard)
+            logger.warning("left out, with whatever else of %s is damaged: %s", shard, error)
+
+    def _cut(self, slot: _Slot, sample: Sample) -> Example:
+        seed = slot.seed
+        crop = choose_crop(sample.metadata, self._rules, _generator(seed, _CROP), slot.wanted_frames)
         span = slice(crop.start_frame, crop.end_frame)
         latents = sample.latents[span].astype(np.float32)
         if self._config.data.sample_latents:
             noise = _generator(seed, _LATENTS).standard_normal(latents.shape, dtype=np.float32)
             latents += sample.latents_std[span].astype(np.float32) * noise
         return Example(
-            slot=slot,
+            slot=slot.number,
             key=sample.key,
             seed=seed,
             semantic_tokens=sample.semantic_tokens[span].astype(np.int64),
@@ -257,6 +273,15 @@ class Prefetcher:
         for step in self._steps:
             self._futures.append(self._executor.submit(self._load, step))
             return
+
+
+def _count_work(num_frames: int, dim: int) -> float:
+    """Return what a song of `num_frames` costs a transformer, in frames of a very short song.
+
+    A token costs 24 dim^2 in the linear layers of a block (attention 8, feed-forward of fourfold width 16) and, with
+    causal attention over L positions, 2 L dim in the mean: each frame costs 1 + L / (12 dim).
+    """
+    return num_frames * (1 + num_frames / (12 * dim))
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:

@@ -1,109 +1,100 @@
-"""Measure the trainer itself on this machine: `python -m model.bench step --config full.yaml`.
+"""Time and memory of one micro-batch, forward and backward: `python -m model.bench step --config full.yaml`.
 
-Trains a few steps of a configuration on random songs, on one device, and prints seconds per step, tokens per second,
-MFU, peak memory and the share of time that steps wait for data. Takes `--set`, such as trainer.batch_size=8: one
-GPU's share of the configuration's 128.
+Songs are random and at their longest; weights are random. MFU is this project's count of model FLOPs (`model/size.py`,
+without recomputation) over time and over the datasheet's figure for the device. No optimizer, no data, no DeepSpeed:
+those are in `python -m model.bench trainer`.
 """
 
 import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from model.batches import Batches, Prefetcher
-from model.config import ConfigError
-from model.finetune import choose_trained
+from model.config import ConfigError, ModelConfig
 from model.hardware import peak_flops, peak_memory_bytes
-from model.profiling import StepProfiler
-from model.random_songs import write_random_dataset
-from model.ranks import Ranks
-from model.settings import RunConfig, load_config
+from model.noise import Draws, draw
+from model.random_songs import make_songs
+from model.recompute import Recompute
+from model.settings import load_config
+from model.size import flops_per_step
+from model.song_batch import SongBatch
 from model.song_model import SongModel
-from model.trainer import Trainer, join_ranks, leave_ranks
-from shards.index import read_index
-from shards.reader import ShardReader
+from shards.schema import FRAME_RATE_HZ
 
-NUM_WARM_STEPS = 2  # allocate memory and choose kernels
-SPARE_S = 30.0  # songs are up to this much longer than the longest crop, so that crops are cut from them
+RECOMPUTE: dict[str, Recompute] = {"none": False, "selective": "selective", "layers": True}
 
 
-def measure(config: RunConfig, ranks: Ranks, num_steps: int, profile: Path | None) -> dict[str, Any]:
-    """Train and return the figures; `config` reads an existing dataset."""
-    root = Path(config.data.root)
-    batches = Batches(read_index(root), ShardReader(root), config, "train")
-    torch.manual_seed(config.trainer.seed)
-    with ranks.device:
-        model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
-    choose_trained(model, config.finetune)
-    trainer = Trainer(model, config, ranks)
-    last = NUM_WARM_STEPS + num_steps
-    prefetcher = Prefetcher(partial(batches.train_batch, rank=0, world_size=1), range(last), config.data.prefetch_steps)
-    profiler = StepProfiler(profile, ranks) if profile else None
-    seconds, waits, tokens, flops, losses = [], [], [], [], []
-    for step in range(last):
+def make_inputs(config: ModelConfig, num_songs: int, num_frames: int, device: str) -> tuple[SongBatch, Draws]:
+    """Return random songs with the longest lyrics and prompts, and what chance decides about them."""
+    numbers = range(num_songs)
+    batch = make_songs(config, [num_frames] * num_songs, [config.conditions.max_lyric_tokens] * num_songs, numbers)
+    draws = draw(numbers, [num_frames // config.block_frames] * num_songs, config, device, with_dropout=False)
+    return batch.to(device), draws
+
+
+def time_steps(model: SongModel, songs: tuple[SongBatch, Draws], repeats: int) -> list[float]:
+    """Return the seconds of forward and backward, after one that is not counted."""
+    times = []
+    for number in range(repeats + 1):
         begun = time.perf_counter()
-        batch = prefetcher.next()
-        waits.append(time.perf_counter() - begun)
-        result = trainer.train_step(batch, step)
-        if ranks.device.type == "cuda":
+        model(*songs).loss().backward()
+        for parameter in model.parameters():
+            parameter.grad = None
+        if model.bos_D.is_cuda:
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begun)
-        tokens.append(result.losses.num_tokens)
-        flops.append(result.flops)
-        losses.append(result.losses.loss)
-        if profiler is not None:
-            profiler.add_step()
-    prefetcher.close()
-    trainer.close()
-    measured = slice(NUM_WARM_STEPS, None)
-    total_s = sum(seconds[measured])
-    peak = peak_flops(ranks.device)
-    return {
-        "device": torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu",
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "num_trained": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "songs_per_step": config.trainer.batch_size,
-        "micro_batch_size": config.trainer.micro_batch_size,
-        "zero_stage": config.trainer.zero_stage,
-        "checkpoint_activations": config.trainer.checkpoint_activations,
-        "step_s_median": statistics.median(seconds[measured]),
-        "step_s": [round(value, 4) for value in seconds],
-        "num_tokens": tokens,
-        "tokens_per_s": sum(tokens[measured]) / total_s,
-        "tflops_per_s": sum(flops[measured]) / total_s / 1e12,
-        "mfu": None if peak is None else sum(flops[measured]) / total_s / peak,
-        "data_wait_share": sum(waits[measured]) / total_s,
-        "peak_memory_gib": peak_memory_bytes(ranks.device) / 2**30,
-        "losses": losses,
-    }
+        if number:
+            times.append(time.perf_counter() - begun)
+    return times
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m model.bench step", description="measure the trainer's steps")
-    parser.add_argument("--config", required=True, help="a path, else a file of model/configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as in train.py")
-    parser.add_argument("--steps", type=int, default=8, help="measured steps (default: 8)")
-    parser.add_argument("--songs", type=int, default=48, help="songs of the dataset (default: 48)")
-    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="record steps 3 and 4 there")
+    parser = argparse.ArgumentParser(prog="python -m model.bench step", description=__doc__)
+    parser.add_argument("--config", default="miniature.yaml", help="(default: miniature.yaml)")
+    parser.add_argument("--songs", type=int, default=1, help="of the micro-batch (default: 1)")
+    parser.add_argument("--seconds", type=float, help="of each song (default: the configuration's longest)")
+    parser.add_argument("--recompute", choices=sorted(RECOMPUTE), default="layers", help="(default: layers)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--repeats", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            config = load_config(options.config, [*options.set, f"data.root={json.dumps(folder)}"])
-        except ConfigError as error:
-            sys.stderr.write(f"{error}\n")
-            return 2
-        lengths = (max(20.0, config.data.min_crop_s), max(20.0, config.data.max_crop_s) + SPARE_S)
-        write_random_dataset(Path(folder), options.songs, lengths)
-        figures = measure(config, join_ranks(), options.steps, options.profile)
-    leave_ranks()
-    sys.stdout.write(json.dumps(figures) + "\n")
+    try:
+        run = load_config(options.config)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    config = run.model
+    num_blocks = int((options.seconds or run.data.max_crop_s) * FRAME_RATE_HZ) // config.block_frames
+    num_frames = num_blocks * config.block_frames
+    torch.manual_seed(0)
+    with torch.device(options.device):
+        model = SongModel(config, checkpoint_activations=RECOMPUTE[options.recompute]).to(getattr(torch, options.dtype))
+    if options.compile:
+        model.compile_layers()
+    songs = make_inputs(config, options.songs, num_frames, options.device)
+    times = time_steps(model, songs, options.repeats)
+    tflops = flops_per_step(config, [num_frames] * options.songs)["total"] / 1e12
+    median_s, device = statistics.median(times), model.bos_D.device
+    peak = peak_flops(device)
+    summary = {
+        "config": options.config,
+        "songs": options.songs,
+        "frames": num_frames,
+        "recompute": options.recompute,
+        "compiled": options.compile,
+        "dtype": options.dtype,
+        "step_s": {"median": median_s, "min": min(times), "max": max(times)},
+        "model_tflop": tflops,
+        "tflops_per_s": tflops / median_s,
+        "mfu": 1e12 * tflops / median_s / peak if peak else None,
+        "peak_memory_gib": peak_memory_bytes(device) / 2**30,
+        "device": torch.cuda.get_device_name() if model.bos_D.is_cuda else "cpu",
+        "torch": torch.__version__,
+    }
+    sys.stdout.write(json.dumps(summary) + "\n")
     return 0

@@ -21,8 +21,8 @@ import torch
 from model.batches import MicroBatch, RankBatch
 from model.config import ModelConfig
 from model.noise import draw
+from model.random_songs import make_songs
 from model.settings import RunConfig, config_from_dict
-from model.song_batch import SongBatch
 from model.song_model import SongModel
 
 # The medium model and the ragged batch of the given reference/baseline.json: frames and lyric symbols of eight songs.
@@ -30,6 +30,7 @@ MEDIUM = {"dim": 384, "num_heads": 6, "lm_layers": 6, "dit_layers": 3}
 NUM_FRAMES = (720, 1360, 1040, 1360, 1216, 960, 960, 928)
 NUM_LYRICS = (101, 190, 146, 190, 170, 134, 134, 130)
 SMALL = {"dim": 64, "num_heads": 1, "lm_layers": 2, "dit_layers": 1}
+NUM_SMALL = 3  # songs of a step of the small size
 NUM_THREADS = 2
 MICRO_BATCH_SIZE = 1  # the result is the same; less memory
 LR = 1e-4
@@ -41,7 +42,7 @@ ROLES = ("ours", "plain")
 
 def make_config(size: str) -> RunConfig:
     """Return a run of the model without dropout, which both sides would have to draw alike."""
-    shape = MEDIUM if size == "medium" else SMALL
+    shape, num_songs = (MEDIUM, len(NUM_FRAMES)) if size == "medium" else (SMALL, NUM_SMALL)
     dropout = {"conditions": 0.0, "prompt": 0.0, "hidden": 0.0, "semantic": 0.0}
     tree = {
         "model": {**shape, "dropout": dropout},
@@ -54,7 +55,7 @@ def make_config(size: str) -> RunConfig:
         },
         "schedule": {"kind": "constant", "num_steps": 1000, "warmup_steps": 0, "final_ratio": 1.0},
         "trainer": {
-            "batch_size": len(NUM_FRAMES), "micro_batch_size": MICRO_BATCH_SIZE, "precision": "fp32", "zero_stage": 0,
+            "batch_size": num_songs, "micro_batch_size": MICRO_BATCH_SIZE, "precision": "fp32", "zero_stage": 0,
             "checkpoint_activations": False, "flow_weight": 0.1, "seed": 0, "log_every": 1, "val_every": 0,
         },
         "checkpoint": {"folder": "", "every": 1, "keep": 1},
@@ -62,31 +63,9 @@ def make_config(size: str) -> RunConfig:
     return config_from_dict(tree, "benchmark")
 
 
-def make_songs(config: ModelConfig, rows: Sequence[int]) -> MicroBatch:
+def make_micro_batch(config: ModelConfig, rows: Sequence[int]) -> MicroBatch:
     """Return the songs of the benchmark with these numbers, of random content."""
-    conditions = config.conditions
-    frames, lyrics = [NUM_FRAMES[row] for row in rows], [NUM_LYRICS[row] for row in rows]
-    tokens_BT = torch.full((len(rows), max(frames)), config.eos_id)
-    latents_BTC = torch.zeros(len(rows), max(frames), config.latent_channels)
-    lyric_ids_BL = torch.full((len(rows), max(lyrics)), -1)
-    prompts_BNC = torch.zeros(len(rows), conditions.prompt_frames, config.latent_channels)
-    for place, row in enumerate(rows):
-        generator = torch.Generator().manual_seed(row)
-        tokens_BT[place, : frames[place]] = torch.randint(config.codebook_size, (frames[place],), generator=generator)
-        latents_BTC[place, : frames[place]] = torch.randn(frames[place], config.latent_channels, generator=generator)
-        ids = torch.randint(1, conditions.vocabulary_size, (lyrics[place],), generator=generator)
-        lyric_ids_BL[place, : lyrics[place]] = ids
-        prompts_BNC[place] = torch.randn(prompts_BNC.shape[1:], generator=generator)
-    batch = SongBatch(
-        keys=tuple(f"song-{row}" for row in rows),
-        semantic_tokens_BT=tokens_BT,
-        latents_BTC=latents_BTC,
-        num_frames_B=torch.tensor(frames),
-        lyric_ids_BL=lyric_ids_BL,
-        num_lyrics_B=torch.tensor(lyrics),
-        prompts_BNC=prompts_BNC,
-        num_prompt_frames_B=torch.full((len(rows),), conditions.prompt_frames),
-    )
+    batch = make_songs(config, [NUM_FRAMES[row] for row in rows], [NUM_LYRICS[row] for row in rows], rows)
     return MicroBatch(batch=batch, seeds=tuple(rows), slots=tuple(rows), is_repeat=False)
 
 
@@ -96,9 +75,9 @@ def make_own_step(config: RunConfig) -> Callable[[int], float]:
 
     torch.manual_seed(0)
     trainer = Trainer(SongModel(config.model), config, join_ranks())
-    by_length = sorted(range(len(NUM_FRAMES)), key=lambda row: NUM_FRAMES[row])  # as Batches orders them
+    by_length = sorted(range(config.trainer.batch_size), key=lambda row: NUM_FRAMES[row])  # as Batches orders them
     size = config.trainer.micro_batch_size
-    songs = tuple(make_songs(config.model, by_length[k : k + size]) for k in range(0, len(by_length), size))
+    songs = tuple(make_micro_batch(config.model, by_length[k : k + size]) for k in range(0, len(by_length), size))
     batch = RankBatch(micro_batches=songs, num_skipped=Counter())
     return lambda step: trainer.train_step(batch, step).losses.loss
 
@@ -112,7 +91,7 @@ def make_plain_step(config: RunConfig) -> Callable[[int], float]:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LR, betas=config.optimizer.betas, eps=config.optimizer.eps, weight_decay=0.0
     )
-    songs = make_songs(config.model, range(len(NUM_FRAMES)))
+    songs = make_micro_batch(config.model, range(config.trainer.batch_size))
     num_blocks = (songs.batch.num_frames_B // config.model.block_frames).tolist()
 
     def step(_: int) -> float:

@@ -15,14 +15,14 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,6 +31,7 @@ from model.lora import add_adapters, merge_adapters
 from model.settings import RunConfig, config_from_dict
 from model.song_model import SongModel
 from model.strict_yaml import build
+from model.weights_file import CheckpointError, build_as_claimed, load_weights, read_header, read_tensors
 from shards.atomic_file import sync
 
 WEIGHTS_NAME = "model.safetensors"
@@ -39,14 +40,12 @@ STATE_NAME = "state.json"
 MARKER_NAME = "complete.json"
 MAX_JSON_BYTES = 16 * 2**20
 
+__all__ = ["CheckpointError", "CheckpointWriter", "TrainState", "load_model", "load_weights", "read_tensors"]
+
 _STEP_FOLDER = re.compile(r"step_(\d{6,12})")
 _FILE_NAME = re.compile(r"[a-z][a-z_]{0,99}\.(safetensors|json)")
 
 logger = logging.getLogger(__name__)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is cut, damaged, or of another model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,38 +210,6 @@ def compare(found: RunConfig, expected: RunConfig) -> dict[str, tuple[Any, Any]]
     return {key: (there[key], value) for key, value in here.items() if there[key] != value}
 
 
-def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a safetensors file one by one, on the CPU."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                yield name, file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def load_weights(path: Path, model: SongModel) -> None:
-    """Copy the weights of a safetensors file into `model`, all of them or none.
-
-    Raises:
-        CheckpointError: names the first tensor that is missing, too many, or of another shape.
-    """
-    targets = model.state_dict()
-    weights = dict(read_tensors(path))
-    for name in [*targets, *weights]:
-        if name not in weights or name not in targets:
-            place = "the file lacks it" if name not in weights else "this model has none of that name"
-            raise CheckpointError(f"{path} is of another model: tensor {name}: {place}")
-        if weights[name].shape != targets[name].shape:
-            raise CheckpointError(
-                f"{path} is of another model: tensor {name} has shape {tuple(weights[name].shape)} there, "
-                f"expected {tuple(targets[name].shape)}"
-            )
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(weights[name])
-
-
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SongModel, RunConfig]:
     """Return a trained model, ready to sample from, and the configuration of its run.
 
@@ -252,13 +219,21 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SongMode
         device: where the model goes.
     """
     file = _find_weights(path)
-    config = _read_config(file)
-    model = SongModel(config.model)
-    if config.finetune.lora_rank:
-        add_adapters(model, config.finetune.lora_rank, config.finetune.lora_alpha)
+    shapes, metadata = read_header(file)
+    config = _read_config(file, metadata)
+
+    def build_model() -> SongModel:
+        model = SongModel(config.model)
+        if config.finetune.lora_rank:
+            add_adapters(model, config.finetune.lora_rank, config.finetune.lora_alpha)
+        return model
+
+    num_layers = config.model.lm_layers + config.model.dit_layers
+    model: SongModel = build_as_claimed(build_model, shapes, num_layers, file)
+    model = model.to_empty(device=device)
     load_weights(file, model)
     merge_adapters(model)
-    return model.eval().to(device), config
+    return model.eval(), config
 
 
 def _find_weights(path: Path) -> Path:
@@ -276,14 +251,12 @@ def _find_weights(path: Path) -> Path:
     return folder / (EMA_NAME if EMA_NAME in _read_marker(folder) else WEIGHTS_NAME)
 
 
-def _read_config(path: Path) -> RunConfig:
+def _read_config(path: Path, metadata: Mapping[str, str]) -> RunConfig:
+    if "config" not in metadata:
+        raise CheckpointError(f"{path}: its metadata holds no configuration; expected weights that train.py wrote")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("config")
-        if text is None:
-            raise CheckpointError(f"{path}: its metadata holds no configuration; expected weights that train.py wrote")
-        return config_from_dict(json.loads(text), f"{path}")
-    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError, ConfigError) as error:
+        return config_from_dict(json.loads(metadata["config"]), f"{path}")
+    except (json.JSONDecodeError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
 
 

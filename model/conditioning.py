@@ -29,15 +29,13 @@ class LyricEmbedding(nn.Module):
     Tags, commas and periods count twice instead, as in released weights. Symbol 0 embeds to zero and never trains.
     """
 
-    tag_ids: Tensor
-
     def __init__(self, config: ConditionsConfig, dim: int) -> None:
         super().__init__()
         self.symbols = nn.Embedding(config.vocabulary_size, dim, padding_idx=0)
         self.sentences = nn.Embedding(config.max_sentences, dim, padding_idx=0)
         self.comma_id = config.comma_id
         self.period_id = config.period_id
-        self.register_buffer("tag_ids", torch.tensor(config.tag_ids), persistent=False)
+        self.tag_ids = config.tag_ids
 
     def forward(self, ids_BL: Tensor) -> Tensor:
         """Return vectors_BLD; zeros where `ids_BL` is PADDING."""
@@ -50,7 +48,9 @@ class LyricEmbedding(nn.Module):
 
         Sentences count from 1 after each tag; before the first tag the tag id is 0.
         """
-        is_tag = torch.isin(ids_BL, self.tag_ids)
+        is_tag = torch.zeros_like(ids_BL, dtype=torch.bool)
+        for tag_id in self.tag_ids:
+            is_tag |= ids_BL == tag_id
         is_period = ids_BL == self.period_id
         is_mark = is_tag | is_period | (ids_BL == self.comma_id)
         positions = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)

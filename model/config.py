@@ -85,12 +85,15 @@ class DropoutConfig:
     """Chance per block to hide the LM's hidden vector from the DiT; in mode joint the semantic tokens with it."""
     semantic: float = 0.05
     """Chance per block to hide the semantic tokens alone from the DiT."""
+    blocks: float = 0.0
+    """Share of each song's blocks that a step's DiT leaves out; the others count for them, so the flow loss stays
+    unbiased. Saves that share of the DiT's compute."""
     mode: Literal["joint", "independent"] = "joint"
     """joint: as the paper says and as sampling needs. independent: as the public code; hides both only by luck."""
 
     def __post_init__(self) -> None:
         """Refuse what is no probability."""
-        for name in ("conditions", "prompt", "hidden", "semantic"):
+        for name in ("conditions", "prompt", "hidden", "semantic", "blocks"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"model.dropout.{name} is {value}, expected a probability in [0, 1)")
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from shards.vocabulary import compose_lyric_ids
 
+LENGTH_TOLERANCE = 0.1  # of the wanted length: leaves a choice of places, and ranks within a few percent of each other
+SHORTENING = 0.9  # of a span whose lyrics are over the budget, for the next try
+
 
 class UnusableSongError(ValueError):
     """No span of the song fits the settings; the message is a short reason, the same for all such songs."""
@@ -43,10 +46,25 @@ class Crop:
         return self.end_frame - self.start_frame
 
 
-def choose_crop(metadata: Mapping[str, Any], rules: CropRules, generator: np.random.Generator) -> Crop:
+def draw_length(num_frames: int, rules: CropRules, generator: np.random.Generator) -> int:
+    """Return how long a crop of a song of `num_frames` should be, before anything else is known of the song."""
+    longest = min(rules.max_frames, num_frames)
+    return int(generator.integers(min(rules.min_frames, longest), longest, endpoint=True))
+
+
+def choose_crop(
+    metadata: Mapping[str, Any], rules: CropRules, generator: np.random.Generator, wanted_frames: int | None = None
+) -> Crop:
     """Draw a span of the song whose lyrics fit the budget; a span whose lyrics do not is replaced by a shorter one.
 
+    So is a span without any symbol: nothing is sung in it, and each of its sections is too short for a tag.
     A song whose lines have no times is used whole or not at all.
+
+    Args:
+        metadata: of the sample.
+        rules: what a crop may be.
+        generator: decides between spans.
+        wanted_frames: the length that the span should have, as nearly as good places to cut allow; None: any.
 
     Raises:
         UnusableSongError: no span fits.
@@ -62,8 +80,7 @@ def choose_crop(metadata: Mapping[str, Any], rules: CropRules, generator: np.ran
         else "no span between data.min_crop_s and data.max_crop_s"
     )
     for spans in spans_by_rank:
-        for start_frame, end_frame in _draw_shorter_and_shorter(spans, generator):
-            reason = "lyrics over model.conditions.max_lyric_tokens in every span"
+        for start_frame, end_frame in _draw_shorter_and_shorter(spans, generator, wanted_frames):
             lyric_ids = compose_lyric_ids(
                 metadata["sections"],
                 metadata["lines"],
@@ -71,7 +88,8 @@ def choose_crop(metadata: Mapping[str, Any], rules: CropRules, generator: np.ran
                 end_frame=end_frame,
                 seconds_per_tag=rules.seconds_per_tag,
             )
-            if len(lyric_ids) <= rules.max_lyric_tokens:
+            reason = "no span with 1 to model.conditions.max_lyric_tokens symbols of lyrics"
+            if 0 < len(lyric_ids) <= rules.max_lyric_tokens:
                 return Crop(start_frame=start_frame, end_frame=end_frame, lyric_ids=lyric_ids)
     raise UnusableSongError(reason)
 
@@ -126,10 +144,18 @@ def _find_spans(cuts: NDArray[np.int64], rules: CropRules) -> NDArray[np.int64]:
     return np.stack([starts, starts + (ends - starts) // block * block], axis=1)
 
 
-def _draw_shorter_and_shorter(spans: NDArray[np.int64], generator: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Yield spans, each shorter than the one before: first any start, then any end of that start."""
+def _draw_shorter_and_shorter(
+    spans: NDArray[np.int64], generator: np.random.Generator, wanted_frames: int | None
+) -> Iterator[tuple[int, int]]:
+    """Yield spans, each shorter than the one before: first any start, then an end of that start."""
     while len(spans):
-        start = generator.choice(np.unique(spans[:, 0]))
-        start, end = generator.choice(spans[spans[:, 0] == start])
+        lengths = spans[:, 1] - spans[:, 0]
+        near = spans
+        if wanted_frames is not None:
+            miss = np.abs(lengths - wanted_frames)
+            near = spans[miss <= miss.min() + LENGTH_TOLERANCE * wanted_frames]
+        start = generator.choice(np.unique(near[:, 0]))
+        start, end = generator.choice(near[near[:, 0] == start])
         yield int(start), int(end)
-        spans = spans[spans[:, 1] - spans[:, 0] < end - start]
+        spans = spans[lengths < end - start]
+        wanted_frames = None if wanted_frames is None else min(wanted_frames, int(SHORTENING * (end - start)))

@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from torch.utils.checkpoint import checkpoint
 
 from model.attention import GatedFeedForward, Rotary, SelfAttention, attend_to_all, rotary_table
 from model.config import ModelConfig
+from model.recompute import Recompute, recompute_if
 
 NORM_EPS = 1e-5  # of the released DiT
 
@@ -54,8 +54,9 @@ class Modulation(nn.Module):
 class DitLayer(nn.Module):
     """One bidirectional block: normalise, attend, add; normalise, transform, add; optionally modulated by time."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, recompute_ffn: bool = False) -> None:
         super().__init__()
+        self.recompute_ffn = recompute_ffn
         self.attention_norm = nn.LayerNorm(config.dim, eps=NORM_EPS, bias=False)
         self.attention = SelfAttention(config)
         self.ffn_norm = nn.LayerNorm(config.dim, eps=NORM_EPS, bias=False)
@@ -66,26 +67,31 @@ class DitLayer(nn.Module):
         """Return the residual stream after this layer; `time_ND` matters only to a modulated layer."""
         if self.modulation is None:
             x_NSD = x_NSD + self.attention(self.attention_norm(x_NSD), rotary, attend_to_all)
-            return x_NSD + self.ffn(self.ffn_norm(x_NSD))
+            return recompute_if(self.recompute_ffn, self.transform, x_NSD)
         (scale, shift, gate), (ffn_scale, ffn_shift, ffn_gate) = self.modulation(time_ND)
         inner_NSD = self.attention_norm(x_NSD) * (1 + scale) + shift
         x_NSD = x_NSD + gate * self.attention(inner_NSD, rotary, attend_to_all)
         inner_NSD = self.ffn_norm(x_NSD) * (1 + ffn_scale) + ffn_shift
-        return x_NSD + ffn_gate * self.ffn(inner_NSD)
+        return x_NSD + ffn_gate * recompute_if(self.recompute_ffn, self.ffn, inner_NSD)
+
+    def transform(self, x_NSD: Tensor) -> Tensor:
+        """Return the residual stream after the feed-forward network of a layer that is not modulated."""
+        return x_NSD + self.ffn(self.ffn_norm(x_NSD))
 
 
 class BlockDit(nn.Module):
     """Estimate the velocity of a noisy block of latents (rectified flow, arXiv:2209.03003)."""
 
-    def __init__(self, config: ModelConfig, *, checkpoint_activations: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, checkpoint_activations: Recompute = False) -> None:
         super().__init__()
         self.rotary_dim = config.dit_rotary_dim
         self.rope_base = config.dit_rope_base
         self.prepends_time = config.time_conditioning == "prepend"
-        self.checkpoint_activations = checkpoint_activations
+        self.recompute_layers = checkpoint_activations is True
+        recompute_ffn = checkpoint_activations == "selective"
         self.project_in = nn.Linear(config.latent_channels, config.dim)
         self.embed_time = TimeEmbedding(config)
-        self.layers = nn.ModuleList(DitLayer(config) for _ in range(config.dit_layers))
+        self.layers = nn.ModuleList(DitLayer(config, recompute_ffn=recompute_ffn) for _ in range(config.dit_layers))
         self.project_out = nn.Linear(config.dim, config.latent_channels)
 
     def forward(
@@ -111,8 +117,10 @@ class BlockDit(nn.Module):
         x_NSD = torch.cat(parts, dim=1)
         rotary = rotary_table(torch.arange(x_NSD.shape[1], device=x_NSD.device), self.rotary_dim, self.rope_base)
         for layer in self.layers:
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                x_NSD = checkpoint(layer, x_NSD, rotary, time_ND, use_reentrant=False)
-            else:
-                x_NSD = layer(x_NSD, rotary, time_ND)
+            x_NSD = recompute_if(self.recompute_layers, layer, x_NSD, rotary, time_ND)
         return self.project_out(x_NSD[:, -noisy_NPC.shape[1] :]).float()
+
+    def compile_layers(self) -> None:
+        """Compile the layers at first use."""
+        for layer in self.layers:
+            layer.compile(dynamic=True)

@@ -23,7 +23,7 @@ IGNORED = -100  # target of a position that predicts nothing; PyTorch's cross-en
 
 def split_blocks(frames_BTx: Tensor, block_frames: int) -> Tensor:
     """Cut the frame axis into blocks: [B, T, ...] -> [B, N, P, ...]."""
-    return frames_BTx.unflatten(1, (-1, block_frames))
+    return frames_BTx.unflatten(1, (frames_BTx.shape[1] // block_frames, block_frames))
 
 
 def shift_blocks(blocks_BNPC: Tensor) -> Tensor:
@@ -35,7 +35,8 @@ def weave_body(bos_D: Tensor, tokens_BTD: Tensor, blocks_BND: Tensor) -> Tensor:
     """Return the body, [B, N * (P + 1) + 1, D], of embedded tokens and encoded blocks."""
     num_songs, num_blocks, dim = blocks_BND.shape
     leads_BND = torch.cat([bos_D.expand(num_songs, 1, dim), blocks_BND], dim=1)
-    rows = torch.cat([leads_BND[:, :-1, None], tokens_BTD.unflatten(1, (num_blocks, -1))], dim=2)
+    block_frames = tokens_BTD.shape[1] // max(1, num_blocks)
+    rows = torch.cat([leads_BND[:, :-1, None], tokens_BTD.unflatten(1, (num_blocks, block_frames))], dim=2)
     return torch.cat([rows.flatten(1, 2), leads_BND[:, -1:]], dim=1)
 
 

@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from torch.utils.checkpoint import checkpoint
 
 from model.attention import Attend, GatedFeedForward, Rotary, SelfAttention, rotary_table
 from model.config import ModelConfig
+from model.recompute import Recompute, recompute_if
 
 NORM_EPS = 1e-6  # of the released LM
 
@@ -20,8 +20,9 @@ NORM_EPS = 1e-6  # of the released LM
 class LmLayer(nn.Module):
     """One Llama-style block (arXiv:2307.09288): normalise, attend, add; normalise, transform, add."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, recompute_ffn: bool = False) -> None:
         super().__init__()
+        self.recompute_ffn = recompute_ffn
         self.attention_norm = nn.RMSNorm(config.dim, eps=NORM_EPS)
         self.attention = SelfAttention(config)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=NORM_EPS)
@@ -30,18 +31,28 @@ class LmLayer(nn.Module):
     def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
         """Return the residual stream after this layer."""
         x_SD = x_SD + self.attention(self.attention_norm(x_SD), rotary, attend)
+        return recompute_if(self.recompute_ffn, self.transform, x_SD)
+
+    def transform(self, x_SD: Tensor) -> Tensor:
+        """Return the residual stream after the feed-forward network."""
         return x_SD + self.ffn(self.ffn_norm(x_SD))
+
+    def compile_parts(self) -> None:
+        """Compile what does not depend on who sees whom."""
+        self.attention.project = torch.compile(self.attention.project, dynamic=True)  # type: ignore[method-assign]
+        self.transform = torch.compile(self.transform, dynamic=True)  # type: ignore[method-assign]
 
 
 class LanguageModel(nn.Module):
     """Layers and final norm; embeddings and heads belong to the song model."""
 
-    def __init__(self, config: ModelConfig, *, checkpoint_activations: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, checkpoint_activations: Recompute = False) -> None:
         super().__init__()
         self.head_dim = config.head_dim
         self.rope_base = config.lm_rope_base
-        self.checkpoint_activations = checkpoint_activations
-        self.layers = nn.ModuleList(LmLayer(config) for _ in range(config.lm_layers))
+        self.recompute_layers = checkpoint_activations is True
+        recompute_ffn = checkpoint_activations == "selective"
+        self.layers = nn.ModuleList(LmLayer(config, recompute_ffn=recompute_ffn) for _ in range(config.lm_layers))
         self.norm = nn.RMSNorm(config.dim, eps=NORM_EPS)
 
     def forward(
@@ -56,12 +67,14 @@ class LanguageModel(nn.Module):
         """
         rotary = rotary_table(positions_S, self.head_dim, self.rope_base)
         for number, layer in enumerate(self.layers):
-            attend_here = partial(attend, number)
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                x_SD = checkpoint(layer, x_SD, rotary, attend_here, use_reentrant=False)
-            else:
-                x_SD = layer(x_SD, rotary, attend_here)
+            x_SD = recompute_if(self.recompute_layers, layer, x_SD, rotary, partial(attend, number))
         return self.norm(x_SD)
+
+    def compile_layers(self) -> None:
+        """Compile the layers at first use."""
+        for layer in self.layers:
+            assert isinstance(layer, LmLayer)
+            layer.compile_parts()
 
 
 class SemanticHead(nn.Module):

@@ -1,4 +1,4 @@
-"""Compare this model with numbers of the reference: `python -m model.parity FIXTURE`.
+"""Compare this model with numbers of the reference: `python -m model.parity FIXTURE [--device cuda]`.
 
 FIXTURE is a folder as `model/fixture.py` describes. Prints one line per case and quantity, and as its last line one
 JSON object. Exit code 0: all within tolerance; 1: not; 2: the folder is not a fixture that this model can run.
@@ -29,9 +29,10 @@ from model.fixture import (
 )
 from model.flow import velocity_error
 from model.interleave import IGNORED, Packing, make_targets, mark_first, unweave_body
+from model.noise import Draws
 from model.reference_weights import WeightsError, load_reference, to_reference
 from model.sampling import generate
-from model.song_batch import mark_blocks
+from model.song_batch import SongBatch, mark_blocks
 from model.song_model import SongModel
 from model.song_writer import SongWriter
 
@@ -84,7 +85,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
         return NOT_COMPARABLE
     if not expected.numel():
         return 0.0
-    difference = (found.detach().double() - expected.double()).abs().max()
+    difference = (found.detach().cpu().double() - expected.double()).abs().max()
     error = float(difference / expected.double().abs().max().clamp(min=torch.finfo(torch.float32).tiny))
     return error if error < NOT_COMPARABLE else NOT_COMPARABLE
 
@@ -93,20 +94,26 @@ def share_different(found: Tensor, expected: Tensor) -> float:
     """Return the share of entries that differ; 1 if shapes differ."""
     if found.shape != expected.shape:
         return 1.0
-    return float((found != expected).double().mean()) if expected.numel() else 0.0
+    return float((found.cpu() != expected).double().mean()) if expected.numel() else 0.0
 
 
-def build_model(config: ModelConfig, folder: Path) -> SongModel:
+def build_model(config: ModelConfig, folder: Path, device: str) -> SongModel:
     """Return the fixture's model with its weights, in float32."""
     model = SongModel(config)
     load_reference(model, folder / "weights.safetensors")
-    return model
+    return model.to(device)
+
+
+def move_batch(case: Case, model: SongModel) -> tuple[SongBatch, Draws]:
+    """Return the songs and random numbers of a training case, on the model's device."""
+    batch, draws = training_batch(case)
+    return batch.to(model.bos_D.device), draws.to(model.bos_D.device)
 
 
 def check_training(model: SongModel, case: Case, compare: Compare) -> None:
     """Compare every step of a training forward pass, the losses and all gradients."""
     expected, config = case.expected, model.config
-    batch, draws = training_batch(case)
+    batch, draws = move_batch(case, model)
     conditions = (batch.lyric_ids_BL, batch.num_lyrics_B, batch.prompts_BNC, batch.num_prompt_frames_B)
     check_conditions(model, conditions, case, compare)
 
@@ -128,7 +135,7 @@ def check_training(model: SongModel, case: Case, compare: Compare) -> None:
     ce_BT, _ = model.score_targets(states.predictors_BTD, targets_BT, batch.num_frames_B)
     compare("ce_per_position", ce_BT, expected["ce_per_position"])
 
-    blocks = Packing(blocks_BN, blocks_BN.device)
+    blocks = Packing(blocks_BN, model.bos_D.device)
     inputs = model.gather_flow_inputs(batch, batch.latents_BTC, states.hidden_BND, blocks)
     compare("nar_h", inputs.hidden_FD, expected["nar_h"])
     compare("nar_history", inputs.previous_FPC, expected["nar_history"])
@@ -142,7 +149,7 @@ def check_training(model: SongModel, case: Case, compare: Compare) -> None:
 
 def check_losses(model: SongModel, case: Case, compare: Compare) -> None:
     """Compare the losses of the model's own forward pass, and what they send back."""
-    output = model(*training_batch(case))
+    output = model(*move_batch(case, model))
     compare("ce", output.ce_sum / output.num_targets, case.expected["ce"])
     compare("mse", output.flow_sum / output.num_blocks, case.expected["mse"])
     loss = output.loss(flow_weight=case.meta.get("flow_loss_weight", 0.1))
@@ -165,11 +172,11 @@ def check_losses(model: SongModel, case: Case, compare: Compare) -> None:
 
 def check_own_prefix(model: SongModel, case: Case, compare: Compare) -> None:
     """Compare songs whose conditions are not padded; `model` has padding off."""
-    batch, draws = training_batch(case)
+    batch, draws = move_batch(case, model)
     blocks_BN = mark_blocks(batch, model.config)
     body_BXD = model.embed_body(batch.semantic_tokens_BT, batch.latents_BTC)
     states = model.run_lm(model.encode_conditions(batch, draws), body_BXD, blocks_BN.sum(dim=1))
-    blocks = Packing(blocks_BN, blocks_BN.device)
+    blocks = Packing(blocks_BN, model.bos_D.device)
     inputs = model.gather_flow_inputs(batch, batch.latents_BTC, states.hidden_BND, blocks)
     velocity_BNPC = blocks.unpack(model.estimate_velocity(inputs, draws))
     for song, num_frames in enumerate(batch.num_frames_B.tolist()):
@@ -235,8 +242,9 @@ class Recorder:
 def check_conditions(model: SongModel, conditions: ConditionInputs, case: Case, compare: Compare) -> None:
     """Compare the embedded conditions and the masks of what is real in them."""
     lyric_ids_BL, num_lyrics_B, prompts_BNC, num_prompt_frames_B = conditions
-    lyrics_BLD, _ = model.conditioner.encode_lyrics(lyric_ids_BL, num_lyrics_B)
-    prompts_BND, _ = model.conditioner.encode_prompts(prompts_BNC, num_prompt_frames_B)
+    device = model.bos_D.device
+    lyrics_BLD, _ = model.conditioner.encode_lyrics(lyric_ids_BL.to(device), num_lyrics_B)
+    prompts_BND, _ = model.conditioner.encode_prompts(prompts_BNC.to(device), num_prompt_frames_B)
     found = {
         "cond_lyrics": lyrics_BLD,
         "cond_prompt": prompts_BND,
@@ -248,23 +256,23 @@ def check_conditions(model: SongModel, conditions: ConditionInputs, case: Case, 
             compare(quantity, tensor, case.expected[quantity].to(tensor.dtype))
 
 
-def check_case(config: ModelConfig, folder: Path, case: Case, report: Report) -> None:
+def check_case(config: ModelConfig, folder: Path, device: str, case: Case, report: Report) -> None:
     """Run one case."""
 
     def compare(quantity: str, found: Tensor, expected: Tensor) -> None:
         report.compare(case.name, quantity, found, expected)
 
-    padded = build_model(with_padding(config, case), folder)
+    padded = build_model(with_padding(config, case), folder, device)
     if not case.is_training:
         check_generation(padded, case, compare)
         return
     check_training(padded, case, compare)
     if any(key.startswith("own_prefix/") for key in case.expected):
         with torch.no_grad():
-            check_own_prefix(build_model(config, folder), case, compare)
+            check_own_prefix(build_model(config, folder, device), case, compare)
 
 
-def run(folder: Path, write_line: Callable[[str], object]) -> dict[str, object]:
+def run(folder: Path, device: str, write_line: Callable[[str], object]) -> dict[str, object]:
     """Run all cases of a fixture and return the summary.
 
     Raises:
@@ -275,13 +283,15 @@ def run(folder: Path, write_line: Callable[[str], object]) -> dict[str, object]:
     report = Report()
     for case in cases:
         try:
-            check_case(config, folder, case, report)
+            check_case(config, folder, device, case, report)
         except (KeyError, IndexError, RuntimeError) as error:
             raise FixtureError(f"{folder / case.name} does not fit {folder / 'config.json'}: {error!r}") from error
         for line in report.lines(case.name):
             write_line(line)
     return {
         "fixture": folder.name,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "torch": torch.__version__,
         "cases": [case.name for case in cases],
         "largest_relative_error": report.largest(),
         "tolerance": {"forward": FORWARD_TOLERANCE, "gradient": GRADIENT_TOLERANCE},
@@ -294,9 +304,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m model.parity", description="compare with reference numbers")
     parser.add_argument("fixture", type=Path, help="folder with config.json, weights.safetensors and cases")
-    folder = parser.parse_args(arguments).fixture
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    options = parser.parse_args(arguments)
     try:
-        summary = run(folder, lambda line: sys.stdout.write(line + "\n"))
+        summary = run(options.fixture, options.device, lambda line: sys.stdout.write(line + "\n"))
     except (FixtureError, ConfigError, WeightsError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

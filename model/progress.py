@@ -12,10 +12,11 @@ from model.boards import Boards
 from model.hardware import peak_flops, peak_memory_bytes
 from model.ranks import Ranks
 from model.settings import RunConfig
-from model.size import count_parameters, flops_per_step
+from model.size import count_parameters, expected_days, flops_per_step
 from model.tally import BatchLosses, StepResult, ValidationLosses
 
 METRICS_NAME = "metrics.jsonl"
+EXPECTED_MFU = (0.3, 0.4, 0.5)  # shares of the datasheet's speed that a dry run reckons with
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,10 @@ def describe_sizes(config: RunConfig) -> str:
     lines += [f"TFLOP a step of {num_songs} songs of {config.data.max_crop_s:g} s, without recomputing layers"]
     flops = flops_per_step(config.model, [num_frames] * num_songs)
     lines += [f"  {part:16} {count / 1e12:15,.3f}" for part, count in flops.items()]
+    num_steps = config.schedule.num_steps
+    days = {mfu: expected_days(flops["total"], num_steps, mfu) for mfu in EXPECTED_MFU}
+    lines.append(f"days of {num_steps} such steps on 16 A100 (312 TFLOP/s each in bf16), by MFU")
+    lines += [f"  {f'{100 * mfu:.0f} %':16} {count:15,.3f}" for mfu, count in days.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.song_model import SongModel
+from model.weights_file import FLOAT_TYPES
 
 ROOT = "model."  # released checkpoints are of a trainer whose `model` attribute is the network
 FROZEN_ZEROS = ("blank_emb", "beta")  # last parts of keys that the reference stores and never trains away from zero
@@ -88,20 +90,37 @@ def from_reference(weights: Mapping[str, Tensor], config: ModelConfig) -> tuple[
         WeightsError: a key is missing or unknown, or a tensor that must be zero is not.
     """
     weights = _strip_root(weights)
-    names = key_map(config)
-    used = {key for keys in names.values() for key in keys}
-    missing = sorted(used - weights.keys())
+    names, shapes = key_map(config), _shapes(config)
+    missing = sorted({key for keys in names.values() for key in keys} - weights.keys())
     if missing:
         raise WeightsError(f"reference weights: {len(missing)} keys are missing, first {missing[0]}")
     unused = sorted(key for key in weights if key.startswith("vae.") or ".tokenizer." in key)
-    zeros = {key for key in weights if key.rsplit(".", 1)[-1] in FROZEN_ZEROS}
-    unknown = sorted(weights.keys() - used - zeros - set(unused))
+    unknown = sorted(weights.keys() - shapes.keys() - set(unused))
     if unknown:
         raise WeightsError(f"reference weights: {len(unknown)} unknown keys, first {unknown[0]}")
-    for key in sorted(zeros - set(unused)):
-        if weights[key].any():
-            raise WeightsError(f"reference weights: {key} is expected to be all zeros, this model has no place for it")
+    _check_tensors({key: weights[key] for key in sorted(weights.keys() & shapes.keys())}, shapes)
     return {name: torch.cat([weights[key] for key in keys]) for name, keys in names.items()}, unused
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a reference checkpoint, without memory."""
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in export_reference(SongModel(config)).items()}
+
+
+def _check_tensors(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise WeightsError naming the first tensor of another shape or type, or that is not finite."""
+    for key, tensor in weights.items():
+        if tuple(tensor.shape) != shapes[key]:
+            raise WeightsError(
+                f"reference weights: {key} has shape {tuple(tensor.shape)}, this model expects {shapes[key]}"
+            )
+        if tensor.dtype not in FLOAT_TYPES.values() or tensor.layout != torch.strided:
+            raise WeightsError(f"reference weights: {key} is of type {tensor.dtype}, expected floats")
+        if not tensor.isfinite().all():
+            raise WeightsError(f"reference weights: {key} holds values that are not finite")
+        if key.rsplit(".", 1)[-1] in FROZEN_ZEROS and tensor.any():
+            raise WeightsError(f"reference weights: {key} is expected to be all zeros, this model has no place for it")
 
 
 def to_reference(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -115,12 +134,10 @@ def to_reference(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str
 
 def load_reference(model: SongModel, path: Path) -> list[str]:
     """Load a reference checkpoint into `model`, upcast to its precision; return the unused keys."""
-    state, unused = from_reference(read_weights(path), model.config)
-    for name, parameter in model.named_parameters():
-        if state[name].shape != parameter.shape:
-            raise WeightsError(
-                f"{path}: {name} has shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}"
-            )
+    try:
+        state, unused = from_reference(read_weights(path), model.config)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
     model.load_state_dict(state, strict=False)
     return unused
 
@@ -132,7 +149,7 @@ def export_reference(model: SongModel) -> dict[str, Tensor]:
         WeightsError: the model whitens latents. The reference has no place for that: its noise has unit variance in
             raw latents, its first block follows zeros in raw latents, and its prompt projection has no bias.
     """
-    if model.latent_mean_C.any() or (model.latent_std_C != 1).any():
+    if not model.latent_mean_C.is_meta and (model.latent_mean_C.any() or (model.latent_std_C != 1).any()):
         raise WeightsError(
             "this model was trained on whitened latents, which reference checkpoints cannot express; "
             "train with mean 0 and standard deviation 1 to export, or export to our own names"
@@ -150,7 +167,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except FileNotFoundError as error:
         raise WeightsError(f"{path} is missing") from error
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -165,4 +182,7 @@ def _strip_root(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drop the trainer's prefix from every key, if the checkpoint has it."""
     if not any(key.startswith(ROOT) for key in weights):
         return dict(weights)
-    return {key.removeprefix(ROOT): value for key, value in weights.items()}
+    stripped = {key.removeprefix(ROOT): value for key, value in weights.items()}
+    if len(stripped) != len(weights):
+        raise WeightsError(f"reference weights: some keys stand there with and without {ROOT!r}, which are meant?")
+    return stripped

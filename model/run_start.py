@@ -15,6 +15,7 @@ from model.settings import RunConfig
 from model.song_model import SongModel
 from model.trainer import Trainer
 from shards.index import DatasetInfo
+from shards.storage import Root
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Pat
     """Return state and trainer as the checkpoint `found` holds them, or fresh ones."""
     torch.manual_seed(config.trainer.seed)
     model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
+    if config.trainer.compile_layers:
+        model.compile_layers()
     if found is None:
         model.set_latent_statistics(torch.tensor(info.latent_mean), torch.tensor(info.latent_std))
         if config.finetune.weights:
@@ -79,12 +82,12 @@ def _read_state(found: Path, config: RunConfig, info: DatasetInfo) -> TrainState
     return replace(state, seed=config.trainer.seed, dataset_fingerprint=info.fingerprint)
 
 
-def refuse_other_data(info: DatasetInfo, config: RunConfig, root: Path) -> None:
+def refuse_other_data(info: DatasetInfo, config: RunConfig, root: Root) -> None:
     """Raise ConfigError where the dataset does not fit the model."""
     for name in ("codebook_size", "latent_channels"):
         found, expected = getattr(info, name), getattr(config.model, name)
         if found != expected:
             raise ConfigError(
-                f"{root / 'dataset.json'}: {name} is {found}, but model.{name} is {expected}; "
+                f"{root}/dataset.json: {name} is {found}, but model.{name} is {expected}; "
                 f"set model.{name}, or extract the songs with another codebook or VAE"
             )

@@ -2,30 +2,29 @@
 
 Shape legend: A songs still being written, P frames per block, C latent channels.
 
-Each song draws from a generator of its own, and rows of different lengths never see each other's positions, so a song
-comes out the same alone and in any company (up to the rounding of larger matrix products).
+What chance decides is a function of a song's seed and the block's number, and rows of different lengths never see each
+other's positions, so a song comes out the same alone and in any company (up to the rounding of larger matrix products).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import ConfigError, ModelConfig
-from model.noise import song_generator
+from model.config import ConfigError, ModelConfig, require
+from model.noise import draw_block
 from model.sampling_config import PRESETS, SamplingConfig
 from model.song_model import SongModel
-from model.song_writer import SongWriter
+from model.song_writer import Opening, SongWriter
 
-__all__ = ["PRESETS", "GeneratedSong", "SamplingConfig", "generate"]
+__all__ = ["PRESETS", "GeneratedSong", "Opening", "SamplingConfig", "generate"]
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedSong:
-    """One song; no tokens at all if the LM ended it within its first block."""
+    """One song, its opening included; without an opening, no tokens at all if the LM ended it in its first block."""
 
     semantic_tokens: Tensor
     """int64 [T] on the CPU."""
@@ -42,6 +41,8 @@ def generate(
     config: SamplingConfig,
     progress: Callable[[int, int], None] | None = None,
     *,
+    openings: Sequence[Opening | None] | None = None,
+    on_block: Callable[[int, Tensor], None] | None = None,
     noise: Callable[[int, int], Tensor] | None = None,
     observe: Callable[[SongWriter], None] | None = None,
 ) -> list[GeneratedSong]:
@@ -56,24 +57,33 @@ def generate(
         seeds: one per song, 0 or more.
         config: how to sample.
         progress: called after every block with the blocks done and the most there can be.
+        openings: songs to go on with; None, and a None in it: from the start.
+        on_block: called with a song's number and its latents [P, C] as soon as they are rendered.
         noise: replaces the drawn noise: (song, block) -> [P, C].
         observe: called after every rendered block, with the writer as it stands.
 
     Raises:
-        ConfigError: lyrics or a prompt that the model's configuration does not allow.
+        ConfigError: lyrics, a prompt or an opening that the model's configuration does not allow.
     """
-    _check_inputs(model.config, lyric_ids, prompts, seeds)
-    songs = [_Song(number, song_generator(seed), model.config, noise) for number, seed in enumerate(seeds)]
+    given = _fill(openings, len(lyric_ids), model.config)
+    _check_inputs(model.config, lyric_ids, prompts, seeds, given)
+    songs = [
+        _Song(number, seed, opening, model.config)
+        for number, (seed, opening) in enumerate(zip(seeds, given, strict=True))
+    ]
     max_blocks = -(-config.max_frames // model.config.block_frames)
     if songs:
         with torch.inference_mode():
             writer = SongWriter(model, config, max_blocks)
-            writer.read_conditions(lyric_ids, prompts)
+            writer.read_start(lyric_ids, prompts, given)
             for block in range(max_blocks):
                 if block:
                     writer.read_block()
-                if not _write_block(writer, songs):
+                if not _write_block(writer, songs, noise):
                     break
+                if on_block:
+                    for number in writer.songs:
+                        on_block(number, songs[number].latents[-1])
                 if observe:
                     observe(writer)
                 if progress:
@@ -83,45 +93,43 @@ def generate(
 
 @dataclass(slots=True)
 class _Song:
-    """What a song has so far, and where its random numbers come from."""
+    """What a song has so far."""
 
     number: int
-    generator: np.random.Generator
+    seed: int
+    opening: Opening
     config: ModelConfig
-    given_noise: Callable[[int, int], Tensor] | None
     tokens: list[Tensor] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
 
-    def draw_uniform(self) -> Tensor:
-        """Return a number in (0, 1] for each token of the next block."""
-        return torch.from_numpy(1 - self.generator.random(self.config.block_frames))
-
-    def draw_noise(self) -> Tensor:
-        """Return the noise [P, C] of the next block."""
-        if self.given_noise is not None:
-            return self.given_noise(self.number, len(self.latents))
-        shape = (self.config.block_frames, self.config.latent_channels)
-        return torch.from_numpy(self.generator.standard_normal(shape, dtype=np.float32))
+    @property
+    def next_block(self) -> int:
+        """Return the number of the block to write next."""
+        return len(self.opening.latents) // self.config.block_frames + len(self.latents)
 
     def finish(self, max_blocks: int) -> GeneratedSong:
         """Join the blocks."""
         return GeneratedSong(
-            semantic_tokens=torch.cat([torch.zeros(0, dtype=torch.int64), *self.tokens]),
-            latents=torch.cat([torch.zeros(0, self.config.latent_channels), *self.latents]),
+            semantic_tokens=torch.cat([self.opening.semantic_tokens, *self.tokens]),
+            latents=torch.cat([self.opening.latents, *self.latents]),
             ended="max_frames" if len(self.tokens) == max_blocks else "eos",
         )
 
 
-def _write_block(writer: SongWriter, songs: Sequence[_Song]) -> bool:
+def _write_block(writer: SongWriter, songs: Sequence[_Song], given_noise: Callable[[int, int], Tensor] | None) -> bool:
     """Write and render the next block of the songs that go on; return whether any does."""
     model = writer.model
-    writer.write_tokens(torch.stack([songs[number].draw_uniform() for number in writer.songs]))
+    draws = {number: draw_block(songs[number].seed, songs[number].next_block, model.config) for number in writer.songs}
+    writer.write_tokens(torch.stack([uniform_P for uniform_P, _ in draws.values()]))
     if writer.config.stop_at_eos:
         has_eos = (writer.tokens_AP == model.config.eos_id).any(dim=1).tolist()
         writer.keep([row for row, ends in enumerate(has_eos) if not ends])
     if not writer.songs:
         return False
-    writer.render(torch.stack([songs[number].draw_noise() for number in writer.songs]))
+    noises = [
+        given_noise(number, songs[number].next_block) if given_noise else draws[number][1] for number in writer.songs
+    ]
+    writer.render(torch.stack(noises))
     blocks = zip(writer.songs, writer.tokens_AP.cpu(), model.restore(writer.latents_APC).cpu(), strict=True)
     for number, tokens, latents in blocks:
         songs[number].tokens.append(tokens)
@@ -129,14 +137,27 @@ def _write_block(writer: SongWriter, songs: Sequence[_Song]) -> bool:
     return True
 
 
+def _fill(openings: Sequence[Opening | None] | None, num_songs: int, config: ModelConfig) -> list[Opening]:
+    """Return an opening per song, an empty one where there is none."""
+    empty = Opening(torch.zeros(0, dtype=torch.int64), torch.zeros(0, config.latent_channels))
+    return [opening or empty for opening in openings or [None] * num_songs]
+
+
 def _check_inputs(
-    config: ModelConfig, lyric_ids: Sequence[Sequence[int]], prompts: Sequence[Tensor], seeds: Sequence[int]
+    config: ModelConfig,
+    lyric_ids: Sequence[Sequence[int]],
+    prompts: Sequence[Tensor],
+    seeds: Sequence[int],
+    openings: Sequence[Opening],
 ) -> None:
     """Refuse what would be cut or would fail deep inside."""
-    if not len(lyric_ids) == len(prompts) == len(seeds):
-        raise ConfigError(f"{len(lyric_ids)} lyrics, {len(prompts)} prompts and {len(seeds)} seeds, expected as many")
+    if not len(lyric_ids) == len(prompts) == len(seeds) == len(openings):
+        raise ConfigError(
+            f"{len(lyric_ids)} lyrics, {len(prompts)} prompts, {len(seeds)} seeds and {len(openings)} openings, "
+            "expected as many of each"
+        )
     limits = config.conditions
-    for song, (ids, prompt) in enumerate(zip(lyric_ids, prompts, strict=True)):
+    for song, (ids, prompt, opening) in enumerate(zip(lyric_ids, prompts, openings, strict=True)):
         if len(ids) > limits.max_lyric_tokens:
             raise ConfigError(
                 f"song {song}: {len(ids)} lyric symbols, this model takes {limits.max_lyric_tokens}; shorten the lyrics"
@@ -149,5 +170,19 @@ def _check_inputs(
                 f"song {song}: prompt has shape {tuple(prompt.shape)}, "
                 f"expected at most {limits.prompt_frames} frames x {config.latent_channels} channels"
             )
-        if not prompt.isfinite().all():
-            raise ConfigError(f"song {song}: prompt is not finite")
+        require(bool(prompt.isfinite().all()), f"song {song}: prompt is not finite")
+        _check_opening(config, f"song {song}: opening", opening)
+
+
+def _check_opening(config: ModelConfig, name: str, opening: Opening) -> None:
+    """Refuse an opening that is no song of this model's."""
+    tokens, latents = opening.semantic_tokens, opening.latents
+    if tokens.ndim != 1 or latents.shape != (len(tokens), config.latent_channels) or len(tokens) % config.block_frames:
+        raise ConfigError(
+            f"{name} has tokens {tuple(tokens.shape)} and latents {tuple(latents.shape)}, expected [T] and "
+            f"[T, {config.latent_channels}] with T a multiple of block_frames {config.block_frames}"
+        )
+    bad = tokens[(tokens < 0) | (tokens >= config.codebook_size)]
+    if len(bad):
+        raise ConfigError(f"{name}: semantic token {int(bad[0])} is outside 0..{config.codebook_size - 1}")
+    require(bool(latents.isfinite().all()), f"{name}: latents are not finite")

@@ -5,13 +5,15 @@ from typing import Literal
 
 from model.config import require
 
+Penalty = Literal["by_sign", "divide"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
     """How to sample; defaults are the paper's (arXiv:2506.07634, 5.2)."""
 
     max_frames: int = 3750
-    """Longest song; rounded up to whole blocks. 3750 frames are 150 s."""
+    """Most that is written of a song, an opening not counted; rounded up to whole blocks. 3750 frames are 150 s."""
     cfg_scale: float = 1.5
     """Guidance of the LM: null + scale * (conditional - null) on logits (arXiv:2207.12598)."""
     dit_cfg_scale: float | None = None
@@ -28,7 +30,7 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
     """Penalty on codes among the last `penalty_window` tokens, from the second block on; 1 is off."""
     penalty_window: int = 50
-    penalty_kind: Literal["by_sign", "divide"] = "by_sign"
+    penalty_kind: Penalty = "by_sign"
     """See `token_choice.penalise_repeats`; the reference divides."""
     euler_steps: int = 36
     diffusion_temperature: float = 1.0

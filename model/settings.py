@@ -12,10 +12,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.config import ConfigError, ModelConfig, require
+from model.recompute import Recompute
 from model.strict_yaml import build, override, read_yaml
 from shards.schema import FRAME_RATE_HZ
 
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageShare:
+    """How much of what a run hears is of one language."""
+
+    language: str
+    share: float  # relative to the other shares
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        require(self.share > 0, f"data.languages: {self.language} has the share {self.share}, expected more than 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +42,8 @@ class DataConfig:
     sample_latents: bool  # draw latents from the VAE posterior anew at every step; false: its mean
     prefetch_steps: int  # batches read ahead while a step computes
     val_songs: int  # held-out songs of one validation pass, at most
+    languages: tuple[LanguageShare, ...] = ()  # mixture of the train split; none: all songs, each once an epoch
+    on_bad_shard: Literal["stop", "skip"] = "stop"  # skip: a damaged sample is counted and replaced by another song
 
     def __post_init__(self) -> None:
         """Refuse a span that holds no frame."""
@@ -39,6 +54,8 @@ class DataConfig:
         require(self.seconds_per_tag > 0, f"data.seconds_per_tag is {self.seconds_per_tag}, expected more than 0")
         require(self.prefetch_steps >= 0, f"data.prefetch_steps is {self.prefetch_steps}, expected 0 or more")
         require(self.val_songs >= 0, f"data.val_songs is {self.val_songs}, expected 0 or more")
+        named = [part.language for part in self.languages]
+        require(len(set(named)) == len(named), f"data.languages is {named}, expected each language once")
 
     @property
     def max_crop_frames(self) -> int:
@@ -105,12 +122,13 @@ class TrainerConfig:
     micro_batch_size: int  # songs per forward pass of one rank: memory, never the result
     precision: Literal["fp32", "bf16"]  # bf16 keeps fp32 master weights
     zero_stage: Literal[0, 1, 2, 3]
-    checkpoint_activations: bool  # recompute layers in the backward pass: a third more compute, far less memory
+    checkpoint_activations: Recompute  # what the backward pass recomputes; true: a third more compute, least memory
     flow_weight: float  # loss = token cross-entropy + flow_weight * flow MSE
     seed: int
     log_every: int  # steps between readable lines
     val_every: int  # steps between validation passes; 0: never
     ema_decay: float = 0.0  # of a moving average of the weights, kept beside them; 0: none
+    compile_layers: bool = False  # torch.compile; needs a C++ compiler on CPUs, Triton on GPUs
 
     def __post_init__(self) -> None:
         """Refuse counts that are none and a precision that DeepSpeed has no master weights for."""

@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from model.config import ModelConfig
+from model.noise import count_rendered
+from model.recompute import Recompute
 from model.song_model import SongModel
 
 BACKWARD_FACTOR = 2  # the backward pass multiplies twice for each multiplication of the forward pass
+A100_FLOPS = 312e12  # bf16 operations a second, NVIDIA's datasheet; the paper trained on 16 of them
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
@@ -39,7 +42,7 @@ def flops_per_step(
     num_lyrics: Sequence[int] | None = None,
     num_prompt_frames: Sequence[int] | None = None,
     *,
-    checkpoint_activations: bool = False,
+    checkpoint_activations: Recompute = False,
 ) -> dict[str, float]:
     """Return the floating-point operations of one training step by part, and their total.
 
@@ -50,7 +53,7 @@ def flops_per_step(
         num_frames: frames of each song of the step, over all ranks and micro-batches.
         num_lyrics: lyric symbols of each song; None, or padding mode fixed: the whole budget.
         num_prompt_frames: prompt frames of each song; None, or padding mode fixed: the longest prompt.
-        checkpoint_activations: count the layers' second forward pass too, as hardware does.
+        checkpoint_activations: count what is computed a second time too, as hardware does.
     """
     conditions = config.conditions
     if num_lyrics is None or conditions.padding == "fixed":
@@ -61,9 +64,32 @@ def flops_per_step(
     for song in zip(num_frames, num_lyrics, num_prompt_frames, strict=True):
         for part, flops in _forward_flops(config, *song).items():
             forward[part] += flops
-    recomputed = 1 if checkpoint_activations else 0
-    step = {part: flops * (1 + BACKWARD_FACTOR + recomputed) for part, flops in forward.items()}
+    again = _share_recomputed(config, checkpoint_activations)
+    step = {part: flops * (1 + BACKWARD_FACTOR + again[part]) for part, flops in forward.items()}
     return step | {"total": sum(step.values())}
+
+
+def expected_days(
+    flops: float, num_steps: int, mfu: float, num_gpus: int = 16, peak_flops: float = A100_FLOPS
+) -> float:
+    """Return how long a run takes.
+
+    Args:
+        flops: model FLOPs of a step, without recomputation.
+        num_steps: steps of the run.
+        mfu: share of `peak_flops` that model FLOPs reach.
+        num_gpus: devices.
+        peak_flops: operations a second of one device; by default an A100's.
+    """
+    return flops * num_steps / (mfu * num_gpus * peak_flops) / 86_400
+
+
+def _share_recomputed(config: ModelConfig, recompute: Recompute) -> dict[str, float]:
+    """Return how much of each part's forward pass the backward pass repeats; the head's logits always."""
+    ffn = 3 * config.ffn_scale / (4 + 3 * config.ffn_scale)
+    dense, attention = {False: (0.0, 0.0), "selective": (ffn, 0.0), True: (1.0, 1.0)}[recompute]
+    shares = {"lm_dense": dense, "lm_attention": attention, "dit_dense": dense, "dit_attention": attention}
+    return shares | {"semantic_head": 1.0 if recompute else 0.0}
 
 
 def _forward_flops(config: ModelConfig, num_frames: int, num_lyrics: int, num_prompt_frames: int) -> dict[str, float]:
@@ -71,13 +97,14 @@ def _forward_flops(config: ModelConfig, num_frames: int, num_lyrics: int, num_pr
     dim, block_frames = config.dim, config.block_frames
     layer_weights = (4 + 3 * config.ffn_scale) * dim**2  # four matrices of attention, three of the feed-forward
     num_blocks = num_frames // block_frames
+    num_rendered = count_rendered(num_blocks, config.dropout.blocks)
     lm_positions = num_prompt_frames + num_lyrics + 1 + num_blocks * (block_frames + 1)
     dit_positions = 1 + 3 * block_frames + (config.time_conditioning == "prepend")
     head_weights = dim**2 + dim * (config.codebook_size + 1)
     return {
         "lm_dense": 2.0 * config.lm_layers * layer_weights * lm_positions,
         "lm_attention": 4.0 * config.lm_layers * dim * lm_positions**2 / 2,
-        "dit_dense": 2.0 * config.dit_layers * layer_weights * dit_positions * num_blocks,
-        "dit_attention": 4.0 * config.dit_layers * dim * dit_positions**2 * num_blocks,
+        "dit_dense": 2.0 * config.dit_layers * layer_weights * dit_positions * num_rendered,
+        "dit_attention": 4.0 * config.dit_layers * dim * dit_positions**2 * num_rendered,
         "semantic_head": 2.0 * head_weights * (num_frames + 1),
     }

@@ -93,8 +93,11 @@ class SongBatch:
                 f"{song}: {num_lyrics} lyric symbols, the budget max_lyric_tokens is {lyric_budget}; "
                 "take a shorter crop, or raise the budget"
             )
-        if not 0 <= num_lyrics <= self.lyric_ids_BL.shape[1]:
-            raise BatchError(f"{song}: {num_lyrics} lyric symbols in a table of {self.lyric_ids_BL.shape[1]} columns")
+        if not 0 < num_lyrics <= self.lyric_ids_BL.shape[1]:
+            raise BatchError(
+                f"{song}: {num_lyrics} lyric symbols, expected 1 to {self.lyric_ids_BL.shape[1]}; a song without words "
+                "has the tags of its sections"
+            )
         longest_prompt = min(config.conditions.prompt_frames, self.prompts_BNC.shape[1])
         if not 0 <= num_prompt_frames <= longest_prompt:
             raise BatchError(f"{song}: prompt of {num_prompt_frames} frames, expected 0 to {longest_prompt}")

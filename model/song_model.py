@@ -31,6 +31,7 @@ from model.interleave import (
 from model.lm import LanguageModel, SemanticHead
 from model.losses import SongOutput, score_tokens
 from model.noise import Draws
+from model.recompute import Recompute
 from model.song_batch import SongBatch, count_blocks, mark_blocks
 
 
@@ -61,12 +62,12 @@ class SongModel(nn.Module):
     latent_mean_C: Tensor
     latent_std_C: Tensor
 
-    def __init__(self, config: ModelConfig, *, checkpoint_activations: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, checkpoint_activations: Recompute = False) -> None:
         """Build with random weights.
 
         Args:
             config: the model's shape.
-            checkpoint_activations: keep only the borders of layers for the backward pass and recompute the rest.
+            checkpoint_activations: what the backward pass recomputes instead of keeping it.
         """
         super().__init__()
         self.config = config
@@ -110,6 +111,11 @@ class SongModel(nn.Module):
                 setattr(self, name, exact.to(getattr(self, name).device))
         return self
 
+    def compile_layers(self) -> None:
+        """Compile, at first use, what does not depend on where songs begin and end; results agree up to rounding."""
+        self.lm.compile_layers()
+        self.dit.compile_layers()
+
     def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor) -> None:
         """Set the mean and standard deviation of each latent channel over the training songs."""
         for name, values in (("latent_mean_C", mean_C), ("latent_std_C", std_C)):
@@ -139,10 +145,16 @@ class SongModel(nn.Module):
         targets_BT = make_targets(batch.semantic_tokens_BT, batch.num_frames_B, self.config.eos_id)
         ce_BT, is_correct_BT = self.score_targets(states.predictors_BTD, targets_BT, batch.num_frames_B)
 
-        blocks = Packing(mark_blocks(batch, self.config), latents_BTC.device)
+        is_rendered_BN = mark_blocks(batch, self.config)
+        if draws.block_weight_N is not None:
+            is_rendered_BN[is_rendered_BN.clone()] = draws.block_weight_N > 0
+            draws = draws.leave_blocks_out()
+        blocks = Packing(is_rendered_BN, latents_BTC.device)
         inputs = self.gather_flow_inputs(batch, latents_BTC, states.hidden_BND, blocks)
-        velocity_FPC = self.estimate_velocity(inputs, draws)
-        error_BN = blocks.unpack(velocity_error(velocity_FPC, inputs.clean_FPC, draws.noise_NPC))
+        error_F = velocity_error(self.estimate_velocity(inputs, draws), inputs.clean_FPC, draws.noise_NPC)
+        if draws.block_weight_N is not None:
+            error_F = error_F * draws.block_weight_N.to(error_F.device)
+        error_BN = blocks.unpack(error_F)
         return SongOutput(
             ce_sum_B=ce_BT.sum(dim=1),
             num_targets_B=(batch.num_frames_B + 1).to(ce_BT.device),

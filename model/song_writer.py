@@ -5,6 +5,7 @@ C latent channels, D width, V ids (codes and EOS), W tokens of the penalty windo
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -12,12 +13,22 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from model.attention import CachedStep, KeyValueCache, PackedCausal
-from model.conditioning import PADDING
+from model.conditioning import PADDING, Prefix
 from model.flow import integrate
-from model.interleave import Packing
+from model.interleave import Packing, mark_first
 from model.sampling_config import SamplingConfig
 from model.song_model import SongModel
-from model.token_choice import choose, keep_top_k, keep_top_p, penalise_repeats
+from model.token_choice import choose_tokens, penalise_repeats
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first blocks of a song that exist already; nothing of them is written again."""
+
+    semantic_tokens: Tensor
+    """int64 [T] on the CPU."""
+    latents: Tensor
+    """float32 [T, C] on the CPU, as the VAE encodes them."""
 
 
 def guide(rows_R: Tensor, scale: float) -> Tensor:
@@ -48,33 +59,58 @@ class SongWriter:
         self.model, self.config = model, config
         self.max_steps = max_blocks * (model.config.block_frames + 1)
         self.device = model.bos_D.device
-        self.is_first_block = True
 
-    def read_conditions(self, lyric_ids: Sequence[Sequence[int]], prompts: Sequence[Tensor]) -> None:
-        """Let the LM read prompt, lyrics and BOS of every song, and BOS with null conditions."""
-        model = self.model
-        num_songs = len(lyric_ids)
-        ids = [torch.tensor(list(song), dtype=torch.int64) for song in [*lyric_ids, *[[]] * num_songs]]
-        frames = [prompt.float().cpu() for prompt in prompts]
-        frames += [frame[:0] for frame in frames]
-        prefix = model.conditioner(
-            pad_sequence(ids, batch_first=True, padding_value=PADDING).to(self.device),
-            torch.tensor([len(song) for song in ids]),
-            model.whiten(pad_sequence(frames, batch_first=True).to(self.device)),
-            torch.tensor([len(prompt) for prompt in frames]),
-        )
-        bos_R1D = model.bos_D.expand(2 * num_songs, 1, -1)
-        valid_RX = torch.cat([prefix.valid_BX, torch.ones(2 * num_songs, 1, dtype=torch.bool)], dim=1)
+    def read_start(
+        self, lyric_ids: Sequence[Sequence[int]], prompts: Sequence[Tensor], openings: Sequence[Opening]
+    ) -> None:
+        """Let the LM read prompt, lyrics, BOS and opening of every song, and the same with null conditions."""
+        model, num_songs = self.model, len(lyric_ids)
+        prefix = self._encode_conditions(lyric_ids, prompts)
+        tokens_BT = self._stack([opening.semantic_tokens for opening in openings])
+        latents_BTC = model.whiten(self._stack([opening.latents for opening in openings]))
+        num_blocks_B = torch.tensor([len(opening.latents) // model.config.block_frames for opening in openings])
+        body_BXD = model.embed_body(tokens_BT, latents_BTC)
+        body_lengths_R = num_blocks_B.repeat(2) * (model.config.block_frames + 1) + 1
+        valid_RX = torch.cat([prefix.valid_BX, mark_first(body_lengths_R, body_BXD.shape[1])], dim=1)
         packing = Packing(valid_RX, self.device)
         self._cache = KeyValueCache(model.config, packing.lengths, self.max_steps, like=model.bos_D)
         attend = PackedCausal(packing.lengths, self._cache)
-        packed_SD = packing.pack(torch.cat([prefix.vectors_BXD, bos_R1D], dim=1))
+        packed_SD = packing.pack(torch.cat([prefix.vectors_BXD, body_BXD.repeat(2, 1, 1)], dim=1))
         states_SD = model.lm(packed_SD, attend.positions(self.device), attend)
         self.state_RD = states_SD[torch.tensor(packing.lengths).cumsum(0).sub(1).to(self.device)]
         self.songs = list(range(num_songs))
-        self._recent_AW = torch.full((num_songs, self.config.penalty_window), model.config.eos_id, device=self.device)
-        shape = (num_songs, model.config.block_frames, model.config.latent_channels)
-        self.latents_APC = torch.zeros(shape, device=self.device)
+        self._recall(openings)
+
+    def _encode_conditions(self, lyric_ids: Sequence[Sequence[int]], prompts: Sequence[Tensor]) -> Prefix:
+        """Embed the conditions of every song, and as many null conditions."""
+        ids = [torch.tensor(list(song), dtype=torch.int64) for song in lyric_ids]
+        ids += [song[:0] for song in ids]
+        frames = [prompt.float().cpu() for prompt in prompts]
+        frames += [prompt[:0] for prompt in frames]
+        return self.model.conditioner(
+            pad_sequence(ids, batch_first=True, padding_value=PADDING).to(self.device),
+            torch.tensor([len(song) for song in ids]),
+            self.model.whiten(self._stack(frames)),
+            torch.tensor([len(prompt) for prompt in frames]),
+        )
+
+    def _recall(self, openings: Sequence[Opening]) -> None:
+        """Set what the next block needs to know of the songs so far: their last tokens and their last block."""
+        config, window = self.model.config, self.config.penalty_window
+        num_songs, num_frames = len(openings), config.block_frames
+        self._recent_AW = torch.full((num_songs, window), config.eos_id, device=self.device)
+        self._has_past_A1 = torch.zeros(num_songs, 1, dtype=torch.bool, device=self.device)
+        self.latents_APC = torch.zeros(num_songs, num_frames, config.latent_channels, device=self.device)
+        for row, opening in enumerate(openings):
+            if len(opening.latents):
+                recent = opening.semantic_tokens[-window:].to(self.device)
+                self._recent_AW[row, window - len(recent) :] = recent
+                self._has_past_A1[row] = True
+                self.latents_APC[row] = self.model.whiten(opening.latents[-num_frames:].to(self.device))
+
+    def _stack(self, rows: Sequence[Tensor]) -> Tensor:
+        """Pad rows at their ends with zeros and move them to the model's device."""
+        return pad_sequence(list(rows), batch_first=True).to(self.device)
 
     def write_tokens(self, uniform_AP: Tensor) -> None:
         """Write the tokens of the next block, one uniform number in (0, 1] each."""
@@ -82,11 +118,12 @@ class SongWriter:
         for uniform_A in uniform_AP.to(self.device).unbind(1):
             logits_RV = self.model.semantic_head(self.state_RD)
             final_AV = guide(logits_RV, self.config.cfg_scale)
-            if self.config.repetition_penalty != 1 and not self.is_first_block:
-                final_AV = penalise_repeats(
+            if self.config.repetition_penalty != 1:
+                lowered_AV = penalise_repeats(
                     final_AV, self._recent_AW, self.config.repetition_penalty, self.config.penalty_kind
                 )
-            token_A = self._choose(final_AV, uniform_A)
+                final_AV = torch.where(self._has_past_A1, lowered_AV, final_AV)
+            token_A = choose_tokens(final_AV, uniform_A, self.config)
             self._recent_AW = torch.cat([self._recent_AW[:, 1:], token_A[:, None]], dim=1)
             self._read(self.model.semantic_table(token_A))
             tokens.append(token_A)
@@ -94,7 +131,7 @@ class SongWriter:
         self.tokens_AP = torch.stack(tokens, dim=1)
         conditional, null, final = (torch.stack(steps, dim=1) for steps in zip(*logits, strict=True))
         self.logits = (conditional, null, final)
-        self.is_first_block = False
+        self._has_past_A1.fill_(True)
 
     def render(self, noise_APC: Tensor) -> None:
         """Turn the block's tokens and the LM's state into latents."""
@@ -142,8 +179,8 @@ class SongWriter:
         both = [*rows, *(num_songs + row for row in rows)]
         self._cache.keep(both)
         self.state_RD = self.state_RD[both]
-        self.tokens_AP, self.latents_APC, self._recent_AW = (
-            state[rows] for state in (self.tokens_AP, self.latents_APC, self._recent_AW)
+        self.tokens_AP, self.latents_APC, self._recent_AW, self._has_past_A1 = (
+            state[rows] for state in (self.tokens_AP, self.latents_APC, self._recent_AW, self._has_past_A1)
         )
         conditional, null, final = self.logits
         self.logits = (conditional[rows], null[rows], final[rows])
@@ -153,15 +190,3 @@ class SongWriter:
         step = CachedStep(self._cache)
         self.state_RD = self.model.lm(vectors_AD.repeat(2, 1), self._cache.lengths_R, step)
         self._cache.grow()
-
-    def _choose(self, logits_AV: Tensor, uniform_A: Tensor) -> Tensor:
-        """Pick one id per song."""
-        config = self.config
-        if config.temperature == 0:
-            return logits_AV.argmax(dim=-1)
-        probs_AV = (logits_AV / config.temperature).softmax(dim=-1)
-        if config.top_p:
-            probs_AV = keep_top_p(probs_AV, config.top_p)
-        elif config.top_k:
-            probs_AV = keep_top_k(probs_AV, config.top_k)
-        return choose(probs_AV, uniform_A)

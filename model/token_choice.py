@@ -3,12 +3,22 @@
 Shape legend: A songs, V ids (codes and EOS), W tokens of the penalty window.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Penalty = Literal["by_sign", "divide"]
+from model.sampling_config import Penalty, SamplingConfig
+
+
+def choose_tokens(logits_AV: Tensor, uniform_A: Tensor, config: SamplingConfig) -> Tensor:
+    """Pick one id per song: temperature, truncation to likely ids, then `choose`."""
+    if config.temperature == 0:
+        return logits_AV.argmax(dim=-1)
+    probs_AV = (logits_AV / config.temperature).softmax(dim=-1)
+    if config.top_p:
+        probs_AV = keep_top_p(probs_AV, config.top_p)
+    elif config.top_k:
+        probs_AV = keep_top_k(probs_AV, config.top_k)
+    return choose(probs_AV, uniform_A)
 
 
 def penalise_repeats(logits_AV: Tensor, recent_AW: Tensor, penalty: float, kind: Penalty) -> Tensor:

@@ -77,7 +77,9 @@ def join_ranks() -> Ranks:
 def leave_ranks() -> None:
     """Close the connections to the other processes."""
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        from deepspeed import comm  # forgets the groups that it made, so that the process can join again
+
+        comm.destroy_process_group()
 
 
 def _keep_memory() -> None:

@@ -28,6 +28,7 @@ from model.trainer import EMA
 from shards.index import read_index
 from shards.reader import ShardReader
 from shards.schema import ShardError
+from shards.storage import parse_root
 
 LOSSES_KEPT = 100  # in a checkpoint
 
@@ -83,7 +84,7 @@ class TrainingRun:
         self._profile = profile
         self._progress: Progress | None = None
         self._saver: CheckpointSaver | None = None
-        root = Path(config.data.root)
+        root = parse_root(config.data.root)
         index, reader = read_index(root), ShardReader(root)
         self._info = reader.info
         refuse_other_data(reader.info, config, root)

@@ -21,6 +21,8 @@ AUDIO_SUFFIXES = frozenset(
 MIN_DECODED_FRACTION = 0.97
 MAX_SAMPLE_RATE_HZ = 768_000
 SPEECH_SAMPLE_RATE_HZ = 16_000  # of recognisers
+_BARE_FORMATS = ("mp3", "aac")
+_SAME_BIT_RATE = 0.01
 _HASH_CHUNK_BYTES = 1 << 20
 
 Audio = NDArray[np.float32]  # [C, L], full scale = 1.0
@@ -37,6 +39,7 @@ class DecodedAudio:
     samples: Audio
     sample_rate: int
     source_channels: int
+    declared_s: float | None = None  # length that the header promises; None where it says nothing
 
     @property
     def duration_s(self) -> float:
@@ -87,6 +90,14 @@ def _open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.A
 
 
 def _declared_duration_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+    """Return the length that the header promises, None where it says nothing.
+
+    A bare stream (MP3 without a Xing header, AAC) has no length: FFmpeg guesses one from the bit rate of its first
+    frames, with a variable rate far off. Then the rates of file and stream agree; those of a cut file do not.
+    """
+    if container.format.name in _BARE_FORMATS and stream.bit_rate:
+        if abs(container.bit_rate - stream.bit_rate) < _SAME_BIT_RATE * stream.bit_rate:
+            return None
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
@@ -129,7 +140,7 @@ def decode_audio(path: Path, *, max_duration_s: float = 3_600.0) -> DecodedAudio
         raise AudioDecodeError(f"cut: the header promises {declared_s:.2f} s, {decoded_s:.2f} s could be decoded")
     if not np.isfinite(samples).all():
         raise AudioDecodeError("samples that are not finite (NaN or infinity)")
-    return DecodedAudio(samples, sample_rate, channels)
+    return DecodedAudio(samples, sample_rate, channels, declared_s)
 
 
 def resample(samples: Audio, from_rate: int, to_rate: int) -> Audio:

@@ -1,24 +1,37 @@
-"""Decode a song and measure it before anything costly runs: length, level, clipping, bandwidth."""
+"""Decode a song and measure it before anything costly runs: length, level, clipping, bandwidth, stereo image."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import soxr
+from numpy.typing import NDArray
 from scipy.fft import rfft
 
-from pipeline.audio import Audio, decode_audio, rms_dbfs, to_mono
+from pipeline.audio import Audio, DecodedAudio, decode_audio, rms_dbfs, to_mono
+from pipeline.audio_fingerprint import fingerprint_audio
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage
 
-# Below this peak a file is digital silence with dither at most; stable-audio-tools drops clips at the same level.
-SILENCE_PEAK_DBFS = -60.0
-CLIPPED_LEVEL = 0.999
-CLIPPED_WARNING_SHARE = 0.01
+# Every number that is ours was measured on songs at hand, whole and spoilt: pipeline/README.md has the figures.
+SILENCE_PEAK_DBFS = -60.0  # below it there is dither at most; stable-audio-tools drops clips at the same level
+SILENT_FRAME_S = 0.05
+MOSTLY_SILENT_SHARE = 0.5  # of the frames below SILENCE_PEAK_DBFS
+CLIPPED_LEVEL = 0.99  # of the channel's own peak: clipped audio stays clipped when it is made quieter
+CLIPPED_WARNING_SHARE = 0.002
+MIN_CREST_DB = 6.0  # peak over RMS; a square wave has 0, a sine 3
 DC_OFFSET_WARNING = 0.05
 LUFS_BLOCK_S = 0.4  # gating block of ITU-R BS.1770-4; shorter files have no loudness
 TRUE_PEAK_OVERSAMPLING = 4  # ITU-R BS.1770-4, annex 2
+TRUE_PEAK_WARNING_DBFS = 3.0  # intersample peaks beyond it are no mastering choice
 BANDWIDTH_FLOOR_DB = 50.0  # the highest bin within 50 dB of the spectrum's peak, as NeMo Curator measures it
+CUTOFF_STEP_DB = 30.0  # fall of the level within 0.5 kHz: an encoder's or a resampler's low-pass, not an instrument
+UPSAMPLED_SHARE = 0.8  # of half the sample rate: a cut-off below it means that the file promises more than it holds
+ONE_CHANNEL_DB = 40.0
+SILENT_RMS_DBFS = -100.0  # a channel below it has no phase
+MONO_SIDE_DB = -40.0  # level of (left - right) over that of (left + right)
+ANTIPHASE_CORRELATION = -0.5
+DURATION_TOLERANCE = 0.03  # decoded length against the header's; shorter is a cut file, see pipeline/audio.py
 _FFT_SIZE = 4096
 
 
@@ -26,13 +39,15 @@ class CheckAudio(Stage):
     """Decode the file and drop what no later stage could use.
 
     Reads:  song.path
-    Adds:   song.mix (float32 [C, L] at the file's own rate), sample_rate, channels, duration_s, metrics, warnings
+    Adds:   song.mix (float32 [C, L] at the file's own rate), sample_rate, channels, duration_s, landmarks, metrics,
+
+    Warnings:
     Drops:  "too_short", "too_long", "silent", "clipped"
     Raises: AudioDecodeError for files that hold no usable audio (quarantine)
     """
 
     name: ClassVar[str] = "check_audio"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -40,7 +55,7 @@ class CheckAudio(Stage):
 
         min_duration_s: float = 1.0
         max_duration_s: float = 900.0
-        max_clipped_share: float | None = None  # None: clipping is a warning; loud masters stay under 0.02
+        max_clipped_share: float | None = None  # None: clipping is a warning
 
     def __init__(self, config: Config | None = None) -> None:
         """Keep the thresholds."""
@@ -48,9 +63,8 @@ class CheckAudio(Stage):
 
     def process(self, song: Song) -> Song | Drop:
         """Decode and measure; see the class."""
-        decoded = decode_audio(song.path, max_duration_s=4 * self.config.max_duration_s)
-        song.mix, song.sample_rate, song.channels = decoded.samples, decoded.sample_rate, decoded.source_channels
-        song.duration_s = decoded.duration_s
+        decoded = _decode(song, max_duration_s=4 * self.config.max_duration_s)
+        assert song.mix is not None
         if song.duration_s < self.config.min_duration_s:
             return Drop("too_short", f"{song.duration_s:.2f} s, expected at least {self.config.min_duration_s:g} s")
         if song.duration_s > self.config.max_duration_s:
@@ -61,45 +75,105 @@ class CheckAudio(Stage):
                 "silent", f"peak {20 * np.log10(max(peak, 1e-10)):.0f} dBFS, expected above {SILENCE_PEAK_DBFS:.0f}"
             )
         song.metrics.update(measure_audio(song.mix, song.sample_rate))
-        song.warnings += find_warnings(song.mix, song.metrics)
+        song.landmarks = fingerprint_audio(to_mono(song.mix), song.sample_rate)
+        song.warnings += find_warnings(song.metrics, song.sample_rate)
+        if decoded.declared_s is not None and song.duration_s > (1 + DURATION_TOLERANCE) * decoded.declared_s + 0.1:
+            song.warnings.append("header_duration")
         limit = self.config.max_clipped_share
         if limit is not None and song.metrics["clipped_share"] > limit:
             return Drop("clipped", f"{song.metrics['clipped_share']:.0%} of the samples are at full scale")
         return song
 
 
+class ReadAudio(Stage):
+    """Decode a file that was checked before.
+
+    Reads:  song.path
+    Adds:   song.mix (float32 [C, L] at the file's own rate), sample_rate, channels, duration_s
+    Raises: AudioDecodeError for files that hold no usable audio (quarantine)
+    """
+
+    name: ClassVar[str] = "read_audio"
+    version: ClassVar[int] = 1
+
+    def process(self, song: Song) -> Song | Drop:
+        """Decode one song; see the class."""
+        _decode(song, max_duration_s=song.duration_s + 1.0)
+        return song
+
+
+def _decode(song: Song, max_duration_s: float) -> DecodedAudio:
+    decoded = decode_audio(song.path, max_duration_s=max_duration_s)
+    song.mix, song.sample_rate, song.channels = decoded.samples, decoded.sample_rate, decoded.source_channels
+    song.duration_s = decoded.duration_s
+    return decoded
+
+
 def measure_audio(samples: Audio, sample_rate: int) -> dict[str, Any]:
-    """Return lufs, true_peak_dbfs, rms_dbfs, dc_offset, clipped_share, bandwidth_hz of float32 [C, L]."""
+    """Return the metrics of float32 [C, L] that pipeline/README.md lists under check_audio."""
     import pyloudnorm  # it brings scipy.signal, which takes seconds to load
 
     lufs = -70.0  # the absolute gate of BS.1770-4
     if samples.shape[1] >= LUFS_BLOCK_S * sample_rate:
         measured = pyloudnorm.Meter(sample_rate).integrated_loudness(samples.T.astype(np.float64))
         lufs = max(float(measured), lufs)
+    means = samples.mean(axis=1, dtype=np.float64)
+    level_db = _spectrum_db(to_mono(samples))
     return {
         "lufs": lufs,
         "true_peak_dbfs": 20 * np.log10(max(_true_peak(samples, sample_rate), 1e-10)),
         "rms_dbfs": rms_dbfs(samples),
-        "dc_offset": float(np.max(np.abs(samples.mean(axis=1, dtype=np.float64)))),
-        "clipped_share": float(np.mean(np.abs(samples) >= CLIPPED_LEVEL)),
-        "bandwidth_hz": _bandwidth_hz(to_mono(samples), sample_rate),
+        "dc_offset": float(np.max(np.abs(means))),
+        "silence_share": _silence_share(samples, sample_rate),
+        **_measure_clipping(samples - means.astype(np.float32)[:, None]),
+        **(_measure_stereo(samples) if len(samples) == 2 else {}),
+        "bandwidth_hz": _bandwidth_hz(level_db, sample_rate),
+        "cutoff_hz": _cutoff_hz(level_db, sample_rate),
     }
 
 
-def find_warnings(samples: Audio, metrics: dict[str, Any]) -> list[str]:
-    """Return what a person should know of float32 [C, L] that is no reason to reject it."""
-    warnings = []
-    if metrics["clipped_share"] > CLIPPED_WARNING_SHARE:
-        warnings.append("clipped")
-    if metrics["dc_offset"] > DC_OFFSET_WARNING:
-        warnings.append("dc_offset")
-    if len(samples) == 2:
-        left_dbfs, right_dbfs = rms_dbfs(samples[0]), rms_dbfs(samples[1])
-        if min(left_dbfs, right_dbfs) < max(left_dbfs, right_dbfs) - 40.0:
-            warnings.append("one_channel_silent")
-        elif rms_dbfs(samples.mean(axis=0)) < max(left_dbfs, right_dbfs) - 20.0:
-            warnings.append("antiphase")
-    return warnings
+def find_warnings(metrics: dict[str, Any], sample_rate: int) -> list[str]:
+    """Return what a person should know of measured audio that is no reason to reject it."""
+    is_one_channel = abs(metrics.get("channel_difference_db", 0.0)) > ONE_CHANNEL_DB
+    cutoff_hz = metrics["cutoff_hz"]
+    claims = {
+        "mostly_silent": metrics["silence_share"] > MOSTLY_SILENT_SHARE,
+        "clipped": metrics["clipped_share"] > CLIPPED_WARNING_SHARE or metrics["crest_db"] < MIN_CREST_DB,
+        "true_peak": metrics["true_peak_dbfs"] > TRUE_PEAK_WARNING_DBFS,
+        "dc_offset": metrics["dc_offset"] > DC_OFFSET_WARNING,
+        "upsampled": cutoff_hz is not None and cutoff_hz < UPSAMPLED_SHARE * sample_rate / 2,
+        "one_channel_silent": is_one_channel,
+        "mono_as_stereo": metrics.get("side_db", 0.0) < MONO_SIDE_DB,
+        "antiphase": not is_one_channel and metrics.get("stereo_correlation", 1.0) < ANTIPHASE_CORRELATION,
+    }
+    return [name for name, holds in claims.items() if holds]
+
+
+def _silence_share(samples: Audio, sample_rate: int) -> float:
+    size = max(int(SILENT_FRAME_S * sample_rate), 1)
+    num_frames = samples.shape[1] // size
+    frames = samples[:, : num_frames * size].reshape(len(samples), num_frames, size)
+    peaks = np.abs(frames).max(axis=(0, 2))
+    return float(np.mean(peaks < 10 ** (SILENCE_PEAK_DBFS / 20))) if num_frames else 0.0
+
+
+def _measure_clipping(centred: Audio) -> dict[str, float]:
+    """Measure samples without their DC offset: how many lie at their channel's peak, and the peak over the RMS."""
+    peaks = np.abs(centred).max(axis=1, keepdims=True)
+    at_peak = (np.abs(centred) >= CLIPPED_LEVEL * peaks) & (peaks > 0)
+    crest_db = 20 * np.log10(max(float(peaks.max()), 1e-10)) - rms_dbfs(centred[int(peaks.argmax())])
+    return {"clipped_share": float(at_peak.mean()), "crest_db": float(crest_db)}
+
+
+def _measure_stereo(samples: Audio) -> dict[str, float]:
+    left, right = samples
+    product = float(np.mean(left.astype(np.float64) * right))
+    levels = rms_dbfs(left), rms_dbfs(right)
+    return {
+        "stereo_correlation": product / 10 ** (sum(levels) / 20) if min(levels) > SILENT_RMS_DBFS else 0.0,
+        "side_db": rms_dbfs(left - right) - rms_dbfs(left + right),
+        "channel_difference_db": levels[0] - levels[1],
+    }
 
 
 def _true_peak(samples: Audio, sample_rate: int) -> float:
@@ -107,14 +181,28 @@ def _true_peak(samples: Audio, sample_rate: int) -> float:
     return max(float(np.max(np.abs(up))), float(np.max(np.abs(samples))))
 
 
-def _bandwidth_hz(mono: Audio, sample_rate: int) -> float:
+def _spectrum_db(mono: Audio) -> NDArray[np.float64]:
+    """Return the mean power spectrum of up to 400 windows over the song, in dB; [1 + _FFT_SIZE / 2]."""
     num_windows = len(mono) // _FFT_SIZE
-    if num_windows == 0:
-        return 0.0
     power = np.zeros(_FFT_SIZE // 2 + 1)
     window = np.hanning(_FFT_SIZE).astype(np.float32)
-    for start in range(0, num_windows * _FFT_SIZE, _FFT_SIZE * max(1, num_windows // 400)):  # 400 windows are enough
+    for start in range(0, num_windows * _FFT_SIZE, _FFT_SIZE * max(1, num_windows // 400)):
         power += np.abs(rfft(mono[start : start + _FFT_SIZE] * window)) ** 2
-    level_db = 10 * np.log10(power + 1e-20)
+    return np.asarray(10 * np.log10(power + 1e-20))
+
+
+def _bandwidth_hz(level_db: NDArray[np.float64], sample_rate: int) -> float:
     above = np.flatnonzero(level_db >= level_db.max() - BANDWIDTH_FLOOR_DB)
     return float(above[-1] * sample_rate / _FFT_SIZE)
+
+
+def _cutoff_hz(level_db: NDArray[np.float64], sample_rate: int) -> float | None:
+    """Return where the level falls off a cliff, from 0.75 kHz below a frequency to 0.75 kHz above it, or None."""
+    hz = sample_rate / _FFT_SIZE
+    gap, width = int(250 / hz), int(500 / hz)  # the cliff itself is left out on both sides
+    if len(level_db) <= 2 * (gap + width) or width < 1:
+        return None
+    means = np.convolve(level_db, np.full(width, 1 / width), mode="valid")
+    fall = means[: -(width + 2 * gap)] - means[width + 2 * gap :]
+    steepest = int(np.argmax(fall))
+    return float((steepest + width + gap) * hz) if fall[steepest] >= CUTOFF_STEP_DB else None

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.song import Drop, Line, Section, Song, Word
 from shards.atomic_file import open_atomic
 
+CHECKED = ".checked"  # what the cheap checks found out, one JSON file per content
 RECORDS = ".records"  # one JSON file per finished song: what resume looks at
 MAX_STEM_BYTES = 180
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
@@ -28,6 +29,8 @@ SONGS_SCHEMA = pa.schema(
         ("sample_rate", pa.int32()),
         ("channels", pa.int32()),
         ("language", pa.string()),
+        ("sung_language", pa.string()),
+        ("text_language", pa.string()),
         ("title", pa.string()),
         ("artist", pa.string()),
         ("verdict", pa.string()),
@@ -66,13 +69,28 @@ SONGS_SCHEMA = pa.schema(
                         "given_found",
                         "cer",
                         "mean_score",
+                        "mean_logprob",
                         "vocal_ratio",
+                        "voice_activity",
+                        "no_speech",
+                        "sung_language_probability",
+                        "removed_unsure",
+                        "removed_credits",
+                        "removed_loop",
+                        "removed_fast",
+                        "removed_silent",
                         "lufs",
                         "true_peak_dbfs",
                         "rms_dbfs",
                         "dc_offset",
+                        "silence_share",
                         "clipped_share",
+                        "crest_db",
                         "bandwidth_hz",
+                        "cutoff_hz",
+                        "stereo_correlation",
+                        "side_db",
+                        "channel_difference_db",
                     )
                 ]
             ),
@@ -110,6 +128,8 @@ def song_row(song: Song, drop: Drop | None, fingerprint: str) -> dict[str, Any]:
         "sample_rate": song.sample_rate,
         "channels": song.channels,
         "language": song.language,
+        "sung_language": song.sung_language,
+        "text_language": song.text_language,
         "title": song.title,
         "artist": song.artist,
         "verdict": "reject" if drop else "keep",

@@ -9,7 +9,8 @@ from typing import Any
 import soundfile
 
 from pipeline.align_lyrics import AlignLyrics
-from pipeline.check_audio import CheckAudio
+from pipeline.aligner import check_aligner
+from pipeline.check_audio import CheckAudio, ReadAudio
 from pipeline.clean_folder import file_stem, format_lrc, format_textgrid, song_row, write_record, write_text
 from pipeline.inputs import SongInput
 from pipeline.label_sections import LabelSections
@@ -21,7 +22,7 @@ from pipeline.song import Drop, Song
 from pipeline.stage import Stage
 from pipeline.transcribe_vocals import TranscribeVocals
 
-STAGES: tuple[type[Stage], ...] = (CheckAudio, SeparateVocals, TranscribeVocals, AlignLyrics, LabelSections)
+STAGES: tuple[type[Stage], ...] = (CheckAudio, ReadAudio, SeparateVocals, TranscribeVocals, AlignLyrics, LabelSections)
 MODELS = ("separator", "asr")  # what the stages load
 
 
@@ -35,10 +36,12 @@ class CleanSettings:
     max_duration_s: float = 900.0
     seconds_per_tag: float = 1.0
     keep_vocals: bool = False
+    lyrics_from_asr: bool = False
 
     def facts(self) -> dict[str, Any]:
         """Return settings, model hashes and stage versions: what `fingerprint` covers."""
         models = {stage: fingerprint_model(resolve_model(getattr(self.profile, stage), stage)) for stage in MODELS}
+        models["aligner"] = check_aligner(self.profile.aligner, self.language)
         return {"settings": asdict(self), "models": models, "stages": {s.name: s.version for s in STAGES}}
 
     def fingerprint(self) -> str:
@@ -49,25 +52,31 @@ class CleanSettings:
         """Return the stage that reads a file and makes the cheap checks."""
         return CheckAudio(CheckAudio.Config(min_duration_s=self.min_duration_s, max_duration_s=self.max_duration_s))
 
-    def separate(self, device: str) -> SeparateVocals:
-        """Return the stage that separates vocals."""
-        return SeparateVocals(
-            SeparateVocals.Config(
-                model_name=self.profile.separator,
-                overlap=self.profile.separator_overlap,
-                accompaniment_share=self.profile.accompaniment_share,
-                device=device,
-            )
-        )
-
-    def verify(self, device: str, threads: int = 1) -> list[Stage]:
-        """Return the stages that transcribe, align, check and label."""
+    def stages(self, device: str, threads: int = 1) -> list[Stage]:
+        """Return the stages that a song passes after its cheap checks."""
         asr = self.profile.asr
         return [
+            ReadAudio(),
+            SeparateVocals(
+                SeparateVocals.Config(
+                    model_name=self.profile.separator,
+                    overlap=self.profile.separator_overlap,
+                    accompaniment_share=self.profile.accompaniment_share,
+                    device=device,
+                )
+            ),
             TranscribeVocals(
                 TranscribeVocals.Config(model_name=asr, device=device, threads=threads, language=self.language)
             ),
-            AlignLyrics(AlignLyrics.Config(model_name=asr, device=device, threads=threads)),
+            AlignLyrics(
+                AlignLyrics.Config(
+                    model_name=asr,
+                    aligner_name=self.profile.aligner,
+                    device=device,
+                    threads=threads,
+                    lyrics_from_asr=self.lyrics_from_asr,
+                )
+            ),
             LabelSections(LabelSections.Config(seconds_per_tag=self.seconds_per_tag)),
         ]
 
@@ -106,9 +115,18 @@ def start_song(source: SongInput, sha256: str) -> Song:
 
 
 def finish_song(
-    out: Path, song: Song, drop: Drop | None, fingerprint: str, *, keep_vocals: bool = False
+    out: Path,
+    song: Song,
+    drop: Drop | None,
+    fingerprint: str,
+    *,
+    seconds: dict[str, float] | None = None,
+    keep_vocals: bool = False,
 ) -> dict[str, Any]:
-    """Write everything that one finished song leaves in the output folder, its record last, and return its row."""
+    """Write everything that one finished song leaves in the output folder, its record last, and return its row.
+
+    `seconds` that every stage took go into the record: a rerun that does nothing knows what the songs once cost.
+    """
     row = song_row(song, drop, fingerprint)
     stem = file_stem(song.song_id)
     if drop is None:
@@ -118,5 +136,5 @@ def finish_song(
         path = out / "vocals" / f"{stem}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, song.vocals.T, song.sample_rate, subtype="PCM_16")
-    write_record(out, {"song_id": song.song_id, "fingerprint": fingerprint, "row": row})
+    write_record(out, {"song_id": song.song_id, "fingerprint": fingerprint, "row": row, "seconds": seconds or {}})
     return row

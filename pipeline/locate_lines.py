@@ -26,6 +26,7 @@ MIN_RECOVERED_HAN = 4
 MIN_RECOVERED_SCORE = 0.5
 RECOVERED_PAUSE_S = 0.7
 MAX_RECOVERED_WORDS = 12
+SENTENCE_ENDS = (".", "!", "?", "。", "！", "？")
 # Time per word where nothing better is known.
 TYPICAL_WORD_S = 0.35
 
@@ -47,6 +48,7 @@ class Candidate:
     start_s: float = 0.0
     end_s: float = 0.0
     timed: list[TimedWord] = field(default_factory=list)
+    support: float = 0.0  # nats per token, see Whisper.measure_support
 
     @property
     def is_found(self) -> bool:
@@ -144,7 +146,7 @@ def unexplained_runs(candidates: Sequence[Candidate], heard: Sequence[Word]) -> 
 
 
 def explain_runs(candidates: list[Candidate], heard: Sequence[Word]) -> list[Candidate]:
-    """Explain what was heard and not found: by given lines out of place, by lines sung once more, else as new lines.
+    """Explain what was heard and not found: by given lines out of place and by lines sung once more.
 
     Returns all candidates that are in the song in the order in which they are sung; those not found stay out.
     """
@@ -163,21 +165,42 @@ def explain_runs(candidates: list[Candidate], heard: Sequence[Word]) -> list[Can
             missing.remove(best)
         else:
             repeat = _best_in_run(
-                [_copy(c) for c in found if c.source == "lyrics"], heard, low, high, MIN_REPEAT_SIMILARITY
+                [copy_line(c) for c in found if c.source == "lyrics"], heard, low, high, MIN_REPEAT_SIMILARITY
             )
             if repeat is None:
                 continue
             repeat.edit, best = "expanded", repeat
         found.append(best)
         runs += [(a, b) for a, b in ((low, best.first_heard), (best.last_heard + 1, high)) if b > a]
-    for low, high in unexplained_runs(found, heard):
-        found += _recover(heard, low, high)
     found.sort(key=lambda c: c.first_heard)
-    _inherit_sections(found)
     return found
 
 
-def _copy(candidate: Candidate) -> Candidate:
+def recover_lines(lines: Sequence[Candidate], heard: Sequence[Word]) -> list[Candidate]:
+    """Return what was heard outside of the placed lines, neither their words nor in their time, as new lines."""
+    recovered = []
+    for low, high in unexplained_runs(lines, heard):
+        first = low
+        for k in range(low, high + 1):
+            if k < high and not _is_within(lines, (heard[k].start_s + heard[k].end_s) / 2):
+                continue
+            if k > first:
+                recovered += _recover(heard, first, k)
+            first = k + 1
+    return recovered
+
+
+def is_clear(recovered: Candidate, heard: Sequence[Word]) -> bool:
+    """Whether the words of a line that was not given were heard with enough confidence to be lyrics."""
+    return float(np.mean([heard[j].score for _, j in recovered.heard])) >= MIN_RECOVERED_SCORE
+
+
+def _is_within(lines: Sequence[Candidate], time_s: float) -> bool:
+    return any(line.start_s <= time_s < line.end_s for line in lines)
+
+
+def copy_line(candidate: Candidate) -> Candidate:
+    """Return the line once more, without a place."""
     return Candidate(candidate.words, candidate.text, candidate.section, candidate.section_index)
 
 
@@ -208,11 +231,13 @@ def _recover(heard: Sequence[Word], low: int, high: int) -> list[Candidate]:
         is_last = k == high - 1
         pause_s = 0.0 if is_last else heard[k + 1].start_s - heard[k].end_s
         other_segment = not is_last and heard[k + 1].line != heard[k].line
-        if is_last or pause_s > RECOVERED_PAUSE_S or other_segment or k - first + 1 >= MAX_RECOVERED_WORDS:
+        is_sentence = heard[k].text.endswith(SENTENCE_ENDS)
+        is_long = k - first + 1 >= MAX_RECOVERED_WORDS
+        if is_last or is_sentence or is_long or other_segment or pause_s > RECOVERED_PAUSE_S:
             words = [w.text for w in heard[first : k + 1]]
             has_han = any(is_han(c) for w in words for c in w)
             enough = len(words) >= (MIN_RECOVERED_HAN if has_han else MIN_RECOVERED_WORDS)
-            if enough and np.mean([w.score for w in heard[first : k + 1]]) >= MIN_RECOVERED_SCORE:
+            if enough:
                 pairs = [(i, first + i) for i in range(len(words))]
                 text = ("" if has_han else " ").join(words)
                 line = Candidate(words, text, source="asr", edit="recovered", heard=pairs, similarity=1.0)
@@ -222,7 +247,7 @@ def _recover(heard: Sequence[Word], low: int, high: int) -> list[Candidate]:
     return lines
 
 
-def _inherit_sections(found: list[Candidate]) -> None:
+def inherit_sections(found: list[Candidate]) -> None:
     """Lines without a header of their own belong to the section of the line before (else after) them."""
     for candidates in (found, found[::-1]):
         for before, after in zip(candidates[:-1], candidates[1:], strict=True):

@@ -9,11 +9,15 @@ import stat
 import unicodedata
 from pathlib import Path
 
+import ftfy
+
 MAX_LYRICS_BYTES = 1_000_000  # the longest songs have about 10 kB of lyrics
 MAX_CONTROL_SHARE = 0.02  # more control characters than this is no text; random bytes read as Latin-1 have 0.2
 MAX_STRAY_CONTROLS = 8  # in a short text a few strays are a large share
 MAX_ACCENT_SHARE = 0.4  # of the letters in Latin-1 text; French and Czech stay under 0.2, misread Cyrillic is near 1
 MIN_COMMON_HAN_SHARE = 0.3  # of the non-ASCII characters in GBK or Big5; traditional text in GBK has about 0.5
+MIN_MISREAD_HAN_SHARE = 0.9  # of such text read again as GBK; right text reaches 1, accented capitals about 0.5
+MIN_MISREAD_LETTERS = 12  # about eight Chinese characters; a few accented capitals can be anything
 MAX_COMBINING_RUN = 4  # stacked accents; Vietnamese needs 2, and longer runs make normalisation slow
 
 _BYTE_ORDER_MARKS = (  # longer marks first: the UTF-32 one starts with the UTF-16 one
@@ -24,6 +28,7 @@ _BYTE_ORDER_MARKS = (  # longer marks first: the UTF-32 one starts with the UTF-
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_MAYBE_MISREAD = re.compile("[\u00c2-\u00f4][^\\x00-\\x7f]")  # how a sequence of UTF-8 begins, read as Western
 _LINE_BREAKS = re.compile("\r\n|[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})  # control, format (zero-width, bidi), surrogates, private use
 
@@ -78,7 +83,28 @@ def decode_lyrics(data: bytes) -> str:
     share = _control_share(text)
     if share > MAX_CONTROL_SHARE and share * len(text) > MAX_STRAY_CONTROLS:
         raise LyricsError("binary data, not text")
-    return clean_text(text)
+    return clean_text(mend_misread(text))
+
+
+def mend_misread(text: str) -> str:
+    """Undo a wrong decoding that was saved: UTF-8 or GBK that somebody read as Windows-1252 ("donâ€™t", "ÎÒÃÇ")."""
+    letters = [char for char in text if char.isalpha()]
+    accented = sum("\xc0" <= char <= "\xff" for char in letters)
+    if accented >= MIN_MISREAD_LETTERS and accented > MAX_ACCENT_SHARE * len(letters):
+        data = _decodes_to_bytes(text)
+        if data is not None and _common_han_share(data, "gb18030") >= MIN_MISREAD_HAN_SHARE:
+            return data.decode("gb18030")
+    lines = text.split("\n")
+    mended = {line: ftfy.fix_encoding(line) for line in {*lines} if _MAYBE_MISREAD.search(line)}
+    return "\n".join(mended.get(line, line) for line in lines)
+
+
+def _decodes_to_bytes(text: str) -> bytes | None:
+    """Return the bytes that a Western codec shows as `text`, or None if there are none."""
+    try:
+        return b"".join(char.encode("latin-1" if char < "\u0100" else "cp1252") for char in text)
+    except UnicodeEncodeError:
+        return None
 
 
 def clean_text(text: str) -> str:

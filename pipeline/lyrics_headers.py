@@ -17,27 +17,30 @@ Style = Literal["square", "round", "markup", "colon", "bare"]
 # Names by how far they are believed. The merged labels are SongBloom's own: start, intro -> intro; end, outro -> outro;
 # solo, inst, break -> inst. It has no pre- and post-chorus.
 _ANYWHERE = {  # no one sings this word as a whole line
-    "verse": "verse verso vers strophe strofa strofe estrofa couplet 主歌 aメロ bメロ",
-    "prechorus": "prechorus prehook prerefrain precoro preestribillo 导歌 導歌 预副歌 前副歌",
-    "chorus": "chorus refrain refrao refren ritornello estribillo coro hook 副歌 サビ 후렴 후렴구",
-    "postchorus": "postchorus posthook",
-    "bridge": "bridge middle8 middleeight puente cメロ 桥段 橋段 间桥 브릿지",
-    "intro": "intro introduction 前奏 导奏 引子 イントロ 인트로",
-    "outro": "outro 尾奏 尾声 アウトロ 아웃트로",
+    "verse": "verse verso vers strophe strofa strofe estrofa couplet stanza zwrotka sloka 主歌 aメロ bメロ куплет 벌스",
+    "prechorus": "prechorus prehook prerefrain prerefrao precoro preestribillo preritornello 导歌 導歌 预副歌 前副歌 "
+    "предприпев 프리코러스",
+    "chorus": "chorus refrain refrao refren refrang refreng ritornello estribillo coro hook nakarat omkvæd 副歌 サビ "
+    "припев 후렴 후렴구 코러스",
+    "postchorus": "postchorus posthook postrefrain",
+    "bridge": "bridge middle8 middleeight puente zwischenteil cメロ 桥段 橋段 间桥 бридж 브릿지",
+    "intro": "intro introduction introduccion introducao introduzione 前奏 导奏 引子 イントロ интро 인트로",
+    "outro": "outro 尾奏 尾声 アウトロ аутро 아웃트로",
     "inst": "inst instrumental instrumentals instrumentalbreak instrumentalsolo instrumentalinterlude interlude "
-    "musicbreak musicalinterlude interludio intermezzo zwischenspiel 间奏 間奏 过门 過門 간주",
+    "musicbreak musicalinterlude interludio intermezzo zwischenspiel проигрыш 间奏 間奏 过门 過門 간주",
 }
 _IN_ANY_BRACKETS = {
     "verse": "rap spoken spokenword narration 说唱 說唱 念白 独白 獨白",
     "chorus": "高潮 合唱",
     "outro": "ending fadeout 结尾 結尾",
-    "inst": "solo 独奏 獨奏",
+    "inst": "solo music musicplays musicplaying musique musik 独奏 獨奏 音乐 音樂",
 }
 _IN_SQUARE_BRACKETS = {  # round ones hold ad-libs
-    "chorus": "ref",
-    "bridge": "ponte pont brucke 过渡",
+    "verse": "v part parte partie teil",
+    "chorus": "ref reff ch",
+    "bridge": "ponte pont brucke most мост 桥 橋 过渡",
     "intro": "start opening",
-    "outro": "end coda finale",
+    "outro": "end ende fin final coda finale finish 结束",
     "inst": "break breakdown dancebreak build buildup drop riff",
     "silence": "silence pause 静音",
 }
@@ -47,6 +50,7 @@ _STYLES: tuple[tuple[dict[str, str], frozenset[Style]], ...] = (
     (_IN_SQUARE_BRACKETS, frozenset({"square", "markup", "colon"})),
 )
 _NAMES = {name: (kind, styles) for table, styles in _STYLES for kind, names in table.items() for name in names.split()}
+_PARTS = frozenset("v part parte partie teil stanza".split())  # sections only with a number
 _LABELS = {"prechorus": "verse", "postchorus": "chorus"}
 _NUMBERS = {
     name: number
@@ -79,8 +83,11 @@ _SOLO = re.compile(
     r"(?:solo|break|interlude|riff|instrumental|独奏|间奏|間奏)"
 )
 _NUMBERED = re.compile(
-    r"(?P<name>.*?[^\d\s])[\s\-_#.]*(?P<digits>\d{1,2}|[一二三四五六]|(?<=[\u3040-\u9fff])[a-d])|(?P<words>.+?)[\s\-_#.]+(?P<number>[a-z]+)"
+    r"(?P<name>.*?[^\d\s])[\s\-_#.]*(?P<digits>\d{1,2}|[一二三四五六]|(?<=[\u3040-\u9fff])[a-d]\d?)|"
+    r"(?P<words>.+?)[\s\-_#.]+(?P<number>[a-z]+)"
 )
+_LEADING_NUMBER = re.compile(r"(?P<digits>\d{1,2})[.)]\s*(?=[^\W\d])")  # "1. Strophe"
+MAX_DESCRIBED_WORDS = 4  # "[Short Instrumental Intro]"
 _STANZA = re.compile(r"第([一二三四五六1-6])[段节節](?:主歌|歌词)?")
 _PERFORMER = re.compile(r"\s*:\s*|\s+[-–—|]\s+|\s*[(/,+]|\s+by\s+|-(?=(?:short|medium|long)$)")  # and manner, length
 _PERFORMER_AFTER = re.compile(r"\s*\([^()]*\)$")
@@ -95,20 +102,25 @@ _COUNT_AT_END = re.compile(rf"(?:^|[\s(\[,]){_COUNT}[)\]]?$", re.IGNORECASE)
 _COUNT_ALONE = re.compile(_COUNT, re.IGNORECASE)
 _COUNT_WORDS = {"thrice": 3, "ter": 3, "dreimal": 3}  # the others mean 2
 _REPEAT = re.compile(
-    r"(?:repeat|rpt|repite|repetir|répéter|répète|wiederholen|wiederholung|wdh|reprise|重复|重複|反复|反覆|重唱)(?:\b|(?<=[\u4e00-\u9fff]))"
-    r"\.?:?\s*(?P<what>.*)",
+    r"(?:repeat|rpt|(?:se )?repite|repetir|répéter|répète|wiederholen|wiederholung|wdh|reprise|"
+    r"重复|重複|反复|反覆|重唱)(?:\b|(?<=[\u4e00-\u9fff]))\.?:?\s*(?P<what>.*)",
     re.IGNORECASE,
 )
 _REPEATED = re.compile(r"(?P<what>.+?)\s*[(\[-]?\s*(?:repeats?|repeated|again|重复)[)\]]?", re.IGNORECASE)
 _FADE = re.compile(r"[\s,]*(?:\b(?:until|till?|to|and|ad lib)\b.*\bfade\b.*|一次|一遍)$", re.IGNORECASE)
+_ARTICLE = re.compile(r"(?:the|el|la|le|il|den|der|das|o) ", re.IGNORECASE)
 _BEFORE = frozenset({"", "all", "above", "previous", "again"})
 
 _BRACKETED = re.compile(
     r"\[(?P<square>[^\[\]]*)\]|【(?P<lens>[^【】]*)】|〔(?P<shell>[^〔〕]*)〕|「(?P<corner>[^「」]*)」|\{(?P<curly>[^{}]*)\}"
     r"|<+(?P<angle>[^<>]*)>+|\((?P<round>[^()]*)\)"
 )
+_COMMENT = re.compile(
+    r"^(?:c|comment)\s*:\s*|^start_of_(?=\w)", re.IGNORECASE
+)  # ChordPro: {c: Verse}, {start_of_chorus}
 _MARKUP = re.compile(
-    r"(?:#{1,6}|={2,}|-{2,}|\*{1,3}|_{2,}|~+|\||[◆●■◎▶])\s*(?P<inner>[^#=*~]+?)[\s:]*(?:#+|=+|-+|\*+|_+|~+|\||[◆●■◎])?"
+    r"(?:#{1,6}|={2,}|-{2,}|\*{1,3}|_{2,}|~+|\||[◆●■◎▶♪♫♬♩])\s*(?P<inner>[^#=*~]+?)[\s:]*"
+    r"(?:#+|=+|-+|\*+|_+|~+|\||[◆●■◎♪♫♬♩])?|[-–—]\s(?P<dashed>.+)\s[-–—]"
 )
 
 
@@ -139,17 +151,19 @@ def match_header(line: str) -> Header | None:
         header = _parse_header(_inner(bracket), style)
         return _add_rest(header, line[bracket.end() :].strip(), style) if header else None
     if markup := _MARKUP.fullmatch(line):
-        return _parse_header(markup["inner"], "markup")
+        return _parse_header(markup["inner"] or markup["dashed"], "markup")
     head, colon, tail = line.partition(":")
     if colon and (header := _parse_header(head, "bare" if tail.strip() else "colon")):  # "End: of the road" is a lyric
         return _add_rest(header, tail.strip(), "colon")
-    return _parse_header(line, "bare")
+    return _parse_header(line.rstrip(" -–—"), "bare")
 
 
 def match_repeat(line: str) -> RepeatMark | None:
     """Return what a whole-line mark such as "(Repeat chorus)", "(x2)" or "repeat 2x" asks for, or None."""
     bracket = _BRACKETED.fullmatch(line)
-    inner = (_inner(bracket) if bracket else line).strip(" .:")
+    inner = (_inner(bracket) if bracket else line).strip(" .:*~=#_-")
+    if len(inner) > MAX_HEADER_CHARS:
+        return None
     count = _COUNT_ALONE.fullmatch(inner)
     if count and (bracket or not count["word"]):
         return RepeatMark(name=None, repeats=max(_count(count) - 1, 1))
@@ -162,7 +176,7 @@ def match_repeat(line: str) -> RepeatMark | None:
         what, repeats = what[: count.start()].rstrip(" ,("), _count(count)
     if what.lower() in _BEFORE:  # "repeat" alone is a word that can be sung
         return RepeatMark(name=None, repeats=repeats) if bracket or count else None
-    header = _parse_header(what.removeprefix("the "), "square")
+    header = _parse_header(_ARTICLE.sub("", what), "square")
     return RepeatMark(name=header.name, number=header.number, repeats=repeats) if header else None
 
 
@@ -183,7 +197,7 @@ def _count(match: re.Match[str]) -> int:
 
 
 def _inner(bracket: re.Match[str]) -> str:
-    return bracket[bracket.lastgroup or 0].strip()
+    return _COMMENT.sub("", bracket[bracket.lastgroup or 0].strip())
 
 
 def _add_rest(header: Header, rest: str, style: Style) -> Header | None:
@@ -199,21 +213,40 @@ def _add_rest(header: Header, rest: str, style: Style) -> Header | None:
 
 def _parse_header(text: str, style: Style) -> Header | None:
     """Read "Final Chorus 2 - whispered (x2)", its decoration taken off already."""
-    text, repeats = split_count(text.strip())
-    if not text or len(text) > MAX_HEADER_CHARS:
+    text, repeats = split_count(text.strip()) if len(text) <= MAX_HEADER_CHARS else ("", 1)
+    if not text:
         return None
     text = _PERFORMER_AFTER.sub("", text) if style in ("bare", "colon") else _PERFORMER.split(text)[0]
     folded = _fold(text.strip(" :.*!"))
-    order = _ORDER.match(folded)
+    order = _LEADING_NUMBER.match(folded) or _ORDER.match(folded)
     name, number = _split_number(folded[order.end() :] if order else folded)
     if order and number is None:
-        number = _NUMBERS.get(order["order"])
-    if _SOLO.fullmatch(name):
-        return Header(label="inst", name="inst", number=number, repeats=repeats)
-    kind, styles = _NAMES.get(name, ("", frozenset[Style]()))
-    if style not in styles and not (style == "round" and kind and number is not None):
+        number = _NUMBERS.get(order[1])
+    kind = _find_kind(name, number, style) or (_find_described(folded) if style == "square" else None)
+    if not kind:
         return None
     return Header(label=_LABELS.get(kind, kind), name=kind, number=number, repeats=repeats)
+
+
+def _find_kind(name: str, number: int | None, style: Style) -> str | None:
+    """Return what a compact name stands for, if it is believed in this style."""
+    if _SOLO.fullmatch(name):
+        return "inst"
+    kind, styles = _NAMES.get(name, ("", frozenset[Style]()))
+    is_numbered_part = number is not None or name not in _PARTS
+    is_believed = style in styles or (style == "round" and bool(kind) and number is not None)
+    return kind if is_believed and is_numbered_part else None
+
+
+def _find_described(folded: str) -> str | None:
+    """Return the kind of a described section: "[Sad Verse]", "[Epic guitar solo]", "[Couplet unique]"."""
+    words = folded.split()
+    if not 1 < len(words) <= MAX_DESCRIBED_WORDS or _REPEAT.match(folded):
+        return None
+    last, first = (_NAMES.get(name, ("", frozenset[Style]())) for name in (words[-1], words[0]))
+    if last[0] and words[-1] not in _PARTS:
+        return last[0]
+    return first[0] if "bare" in first[1] else None
 
 
 def _split_number(folded: str) -> tuple[str, int | None]:

@@ -22,6 +22,7 @@ class Token:
     is_expanded: bool = False
     is_doubtful: bool = False
     stanza: int = 0  # counts blank lines and headers before it
+    line_number: int = 0  # of the input line, from 1
 
     @property
     def is_lyric(self) -> bool:
@@ -94,9 +95,11 @@ def _find_used_headers(tokens: list[Token]) -> set[int]:
 def _regroup(placed: list[tuple[float, int, Token, Token | None]]) -> list[Token]:
     ordered: list[Token] = []
     current: Token | None = None
+    opened: set[int] = set()  # ids of the headers written so far
     for _, _, token, origin in sorted(placed, key=lambda entry: entry[:2]):
         if token.header is None and origin is not None and origin is not current:
-            ordered.append(origin)
+            ordered.append(replace(origin, is_expanded=id(origin) in opened))
+        opened.add(id(origin))
         ordered.append(token)
         current = origin
     return ordered
@@ -121,7 +124,7 @@ class _Builder:
     def add(self, token: Token) -> None:
         block = self.blocks[-1]
         if token.header is not None:
-            if self._continues(block, token.header):
+            if self._continues(block, token):
                 return
             self.close()
             self.blocks.append(Block(header=token))
@@ -145,13 +148,16 @@ class _Builder:
             self._sing_again(block)
 
     @staticmethod
-    def _continues(block: Block, header: Header) -> bool:
-        """Whether a header only repeats the open one without words, as SongBloom's [intro] [intro] do."""
-        last = block.header.header if block.header else None
-        return last is not None and not block.lines and last == header and header.name not in REFERABLE
+    def _continues(block: Block, token: Token) -> bool:
+        """Whether a header repeats the open one without words on one line, as SongBloom's [intro] [intro] do."""
+        last, header = block.header, token.header
+        is_same = last is not None and last.header == header and last.line_number == token.line_number
+        return is_same and header is not None and not block.lines and header.name not in REFERABLE
 
     def _repeat(self, mark: RepeatMark) -> None:
         block = self.blocks[-1]
+        if self._num_lines >= self._max_lines:
+            return
         if mark.name is None:
             stanza = block.lines[block.stanza_start :] or block.lines
             for _ in range(mark.repeats):
@@ -165,6 +171,8 @@ class _Builder:
             self._sing_again(earlier)
 
     def _sing_again(self, block: Block) -> None:
+        if self._num_lines >= self._max_lines:
+            return
         header = block.header
         if header is not None and header.header is not None:
             header = replace(header, header=replace(header.header, repeats=1), is_expanded=True)

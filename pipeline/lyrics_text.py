@@ -13,11 +13,14 @@ HAN = re.compile(f"[{_HAN}]")
 KANA_OR_HANGUL = re.compile(f"[{_KANA}\uac00-\ud7a3\u1100-\u11ff]")
 
 _TAGS = re.compile(
-    r"</?(?:a|abbr|article|b|big|blockquote|center|code|div|em|font|h[1-6]|hr|i|img|label|li|link|mark|ol|p|pre|s|section|small|"
-    r"span|strike|strong|style|sub|sup|table|tbody|td|tr|u|ul)(?:\s[^<>]{0,300})?/?>",
+    r"</?(?:a|abbr|article|b|big|body|blockquote|center|code|div|em|font|h[1-6]|head|hr|html|i|img|label|li|link|mark|ol|p|pre|s|section|small|"
+    r"span|strike|strong|style|sub|sup|table|tbody|td|tr|tt|u|ul)(?:\s[^<>]{0,300})?/?>",
     re.IGNORECASE,
 )
-LINE_BREAK_TAGS = re.compile(r"<\s*/?\s*(?:br|p|div|li)\s*/?\s*>", re.IGNORECASE)
+_SCRIPTS = re.compile(
+    r"<(?P<tag>script|style|iframe)\b[^<>]{0,300}>.*?(?:</(?P=tag)\s*>|$)|<!--.*?(?:-->|$)", re.IGNORECASE
+)
+LINE_BREAK_TAGS = re.compile(r"<\s?/?\s?(?:br|p|div|li)\b[^<>]{0,300}>", re.IGNORECASE)
 _FORMS = str.maketrans(
     {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width ASCII
     | {0x3000: " ", 0x2018: "'", 0x2019: "'", 0x201A: "'", 0x2032: "'", 0x00B4: "'", 0x0060: "'", 0x02BC: "'"}
@@ -33,7 +36,8 @@ _FORMS = str.maketrans(
         0x2212: "-",
     }
 )
-_MARKERS = re.compile(r"^(?:[>•·∙♪♫♬♩*|\-–—~]+\s+|[♪♫♬♩•>]+)+|[\s♪♫♬♩*|~]+$")
+_MARKERS = re.compile(r"^(?:[>•·∙♪♫♬♩★☆*#|\-–—~]+\s+|[♪♫♬♩★☆•>*~]+)+|[\s♪♫♬♩★☆*#|~]+$")
+_EMPHASIS = re.compile(r"(?<!\w)\*{1,3}([^*]+)\*{1,3}(?!\w)")
 _QUOTED = re.compile(r'["「『《](?P<inner>[^"「」『』《》]+)["」』》]')  # not "'": it also marks dropped letters
 _END_MARKS = " ,;:.，、；：。…-–—\\/|"
 
@@ -52,7 +56,7 @@ class _Converter(Protocol):
 
 def tidy_line(line: str) -> str:
     """Decode entities, drop HTML tags, use half-width forms and plain quotes, and single blanks."""
-    line = html.unescape(html.unescape(line))
+    line = _SCRIPTS.sub(" ", html.unescape(html.unescape(line)))
     line = "".join(
         char for char in _TAGS.sub("", line) if char in "\t\n" or unicodedata.category(char) not in ("Cc", "Cf")
     )
@@ -61,7 +65,7 @@ def tidy_line(line: str) -> str:
 
 def strip_marks(line: str) -> str:
     """Take bullets, notes, enclosing quotes and closing marks off a lyric; `?` and `!` stay."""
-    line = _MARKERS.sub("", line)
+    line = _MARKERS.sub("", _EMPHASIS.sub(r"\1", line))
     if quoted := _QUOTED.fullmatch(line.rstrip(_END_MARKS)):
         line = quoted["inner"]
     if line.count('"') % 2:

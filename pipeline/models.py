@@ -16,9 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.aligner_models import ALIGNER_REPOSITORIES
+
 logger = logging.getLogger(__name__)
 
-STAGES = ("separator", "asr", "muq", "codebook", "vae")
+STAGES = ("separator", "asr", "aligner", "muq", "codebook", "vae")
 MINIATURE = "miniature"
 MINIATURE_FOLDER = Path(__file__).resolve().parent / "miniatures"
 
@@ -31,6 +33,7 @@ _HASH_CHUNK_BYTES = 1 << 20
 _HUB_FILES = {
     "separator": ["*.yaml", "*.safetensors"],
     "asr": ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"],
+    "aligner": ["config.json", "preprocessor_config.json", "vocab.json", "model.safetensors", "pytorch_model.bin"],
     "muq": ["config.json", "model.safetensors"],
     "codebook": ["config.json", "model.safetensors"],
     "vae": [
@@ -87,7 +90,7 @@ def resolve_model(name: str, stage: str) -> Path:
 
     Args:
         name: a local path, a hub id ("owner/repository", or "owner/repository/file"), "miniature", or a short name:
-            Demucs models for "separator", Whisper sizes for "asr".
+            Demucs models for "separator", Whisper sizes for "asr", "wav2vec2-<language>" for "aligner".
         stage: one of `STAGES`.
 
     Raises:
@@ -112,6 +115,10 @@ def _resolve_known_name(request: _Request) -> Path | None:
         if name in packaged and (path := packaged[name](request)) is not None:
             return path
         return _resolve_hub(request, _WHISPER_REPOSITORIES[name]) if name in _WHISPER_REPOSITORIES else None
+    if stage == "aligner" and name == MINIATURE:
+        return _packaged_phone_recogniser(request)
+    if stage == "aligner" and name in ALIGNER_REPOSITORIES:
+        return _resolve_hub(request, ALIGNER_REPOSITORIES[name])
     if name == MINIATURE:
         return _resolve_miniature(request)
     if stage == "separator" and "/" not in name and name.startswith(("htdemucs", "hdemucs", "mdx")):
@@ -211,6 +218,13 @@ def _packaged_whisper_base(request: _Request) -> Path | None:
         message = f"cannot write {cache}: {error}; set XDG_CACHE_HOME to a folder with 150 MB to spare"
         raise ModelFileError(message) from error
     return cache
+
+
+def _packaged_phone_recogniser(request: _Request) -> Path:
+    folder = _package_folder(request, "hama", "assets", "asr_waveform.hama")
+    if folder is None:
+        raise request.not_found("pip install hama==1.7.0")
+    return folder / "asr_waveform.hama"
 
 
 def _package_folder(request: _Request, package: str, folder: str, file_name: str) -> Path | None:

@@ -1,87 +1,60 @@
 """Exact word times for lines whose places are roughly known: forced alignment by windows, edges set by the voice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.locate_lines import Candidate
-from pipeline.whisper import MAX_WINDOW_S, TimedWord
+from pipeline.sung_audio import SungAudio
+from pipeline.whisper import MAX_WINDOW_S, MIN_WORD_S, TimedWord
 
-Align = Callable[[float, float, Sequence[str]], list[TimedWord]]  # window start, window end, words
-
-WINDOW_S = 24.0  # of lines; margins come on top and the whole stays under Whisper's 30 s
+WINDOW_S = 12.0  # of lines; longer windows let words slip over pauses, shorter ones cost more encoder passes
 MARGIN_S = 1.0
-MIN_WORD_S = 0.04
-# A word that is longer than this may have a pause in front: the aligner gives pauses to the word after them.
-LONG_WORD_S = 0.4
-MIN_DIP_DB = 10.0  # how far the level falls in a pause below that of the word after it
-# The voice is on where the vocal stem is within this range of its loud parts.
-ACTIVITY_FRAME_S = 0.02
-ACTIVITY_RANGE_DB = 35.0
-ACTIVITY_FLOOR_DBFS = -55.0
+EDGE_S = 0.3
+DOUBTFUL_SUPPORT = 1.5
+MAX_FIRST_WORD_S = 1.0
+MAX_PAUSE_S = 1.5  # between the lines of a window
 
 
-class VoiceActivity:
-    """Where the separated voice sounds, in frames of 20 ms, from the level of 16 kHz mono [L]."""
+def place_words(lines: Sequence[Candidate], audio: SungAudio) -> None:
+    """Align the words of every line in windows around the estimated times; the times are monotone.
 
-    def __init__(self, samples: NDArray[np.float32]) -> None:
-        """Measure the level of every frame."""
-        size = int(ACTIVITY_FRAME_S * SPEECH_SAMPLE_RATE_HZ)
-        num_frames = len(samples) // size
-        power = np.mean(samples[: num_frames * size].reshape(num_frames, size).astype(np.float64) ** 2, axis=1)
-        level_db = 10 * np.log10(power + 1e-12)
-        loud_db = float(np.percentile(level_db, 95)) if num_frames else ACTIVITY_FLOOR_DBFS
-        self.active = level_db > max(loud_db - ACTIVITY_RANGE_DB, ACTIVITY_FLOOR_DBFS)
-        self._level_db = uniform_filter1d(level_db, size=3)
-
-    def share(self, start_s: float, end_s: float) -> float:
-        """Return the share of [start_s, end_s) in which the voice sounds."""
-        part = self.active[int(start_s / ACTIVITY_FRAME_S) : max(int(end_s / ACTIVITY_FRAME_S), 0)]
-        return float(part.mean()) if len(part) else 0.0
-
-    def tighten(self, word: TimedWord) -> TimedWord:
-        """Return the word without silence at its edges; a word that is all silence stays as it is."""
-        first, last = int(word.start_s / ACTIVITY_FRAME_S), int(np.ceil(word.end_s / ACTIVITY_FRAME_S))
-        sounding = np.flatnonzero(self.active[first:last])
-        if not len(sounding):
-            return word
-        start_s = max(word.start_s, float(first + sounding[0]) * ACTIVITY_FRAME_S)
-        end_s = min(word.end_s, float(first + sounding[-1] + 1) * ACTIVITY_FRAME_S)
-        if end_s - start_s > LONG_WORD_S:
-            start_s = self._after_pause(start_s, end_s)
-        return TimedWord(start_s, max(end_s, start_s + MIN_WORD_S), word.score)
-
-    def _after_pause(self, start_s: float, end_s: float) -> float:
-        """Return where the voice sets in after the deepest dip of a long word, if that dip is a pause."""
-        first, last = int(start_s / ACTIVITY_FRAME_S), int(end_s / ACTIVITY_FRAME_S)
-        level_db = self._level_db[first:last]
-        dip = int(np.argmin(level_db[: -int(0.1 / ACTIVITY_FRAME_S)]))
-        loud_db = float(level_db[dip:].max())
-        if loud_db - level_db[dip] < MIN_DIP_DB:
-            return start_s
-        onset = dip + int(np.argmax(level_db[dip:] > loud_db - MIN_DIP_DB))
-        return max(start_s, (first + onset) * ACTIVITY_FRAME_S)
-
-
-def place_words(lines: Sequence[Candidate], align: Align, voice: VoiceActivity, duration_s: float) -> None:
-    """Align the words of every line (its `timed`) in windows around the estimated times; the times are monotone."""
+    Fills in `timed`, `start_s`, `end_s` and `support` of every line.
+    """
     windows = list(_windows(lines))
     for index, window in enumerate(windows):
         start_s = max(window[0].start_s - MARGIN_S, 0.0)
         if index:  # not into the line before: its last word would be taken for the first of this window
             start_s = max(start_s, min(windows[index - 1][-1].end_s, window[0].start_s) - 0.2)
-        end_s = min(window[-1].end_s + MARGIN_S, duration_s, start_s + MAX_WINDOW_S)
+        end_s = min(window[-1].end_s + MARGIN_S, audio.duration_s, start_s + MAX_WINDOW_S)
         if index + 1 < len(windows):
             end_s = min(end_s, max(windows[index + 1][0].start_s, window[-1].end_s) + 0.2)
         words = [word for line in window for word in line.words]
-        timed = [voice.tighten(word) for word in align(start_s, end_s, words)]
-        for line in window:
+        timed = audio.align(start_s, end_s, words)
+        support = audio.measure_support(start_s, end_s, [line.words for line in window])
+        for line, nats in zip(window, support, strict=True):
+            line.support = float(nats)
             line.timed, timed = timed[: len(line.words)], timed[len(line.words) :]
             line.start_s, line.end_s = line.timed[0].start_s, line.timed[-1].end_s
-    _make_monotone(lines, duration_s)
+    _make_monotone(lines, audio.duration_s)
+    for before, line in zip([None, *lines[:-1]], lines, strict=True):
+        # A line that was sung before in the window is no surprise, so little speaks for it: ask without the others.
+        if line.support < DOUBTFUL_SUPPORT and not (before and before.words == line.words):
+            line.support = support_alone(line, line.words, audio)
+        first = line.timed[0]
+        if first.end_s - first.start_s > MAX_FIRST_WORD_S:  # the pause before it; the next placement starts later
+            line.start_s = first.end_s - MAX_FIRST_WORD_S / 2
+
+
+def support_alone(line: Candidate, words: Sequence[str], audio: SungAudio) -> float:
+    """Return the evidence for words, in nats per token, where a line is sung and without the lines around it."""
+    start_s, end_s = widened(line, audio)
+    return float(audio.measure_support(start_s, end_s, [words])[0])
+
+
+def widened(line: Candidate, audio: SungAudio) -> tuple[float, float]:
+    """Return the span of a line with a little on both sides."""
+    return max(line.start_s - EDGE_S, 0.0), min(line.end_s + EDGE_S, audio.duration_s)
 
 
 def _windows(lines: Sequence[Candidate]) -> list[list[Candidate]]:
@@ -90,7 +63,11 @@ def _windows(lines: Sequence[Candidate]) -> list[list[Candidate]]:
     rest = list(lines)
     while rest:
         count = 1
-        while count < len(rest) and rest[count].end_s - rest[0].start_s <= WINDOW_S:
+        while (
+            count < len(rest)
+            and rest[count].end_s - rest[0].start_s <= WINDOW_S
+            and rest[count].start_s - rest[count - 1].end_s <= MAX_PAUSE_S
+        ):
             count += 1
         if count < len(rest) and count > 2:
             pauses = [rest[k].start_s - rest[k - 1].end_s for k in range(count // 2 + 1, count + 1)]

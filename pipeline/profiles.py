@@ -14,6 +14,7 @@ class Profile:
     name: str
     separator: str
     asr: str
+    aligner: str  # as `pipeline.aligner.Aligners` takes it
     muq: str
     muq_layer: int  # entry of MuQ's hidden states: 0 is the input of the first layer
     codebook: str
@@ -31,6 +32,7 @@ PROFILES = {
         name="full",
         separator="htdemucs",
         asr="large-v3",
+        aligner="wav2vec2",  # WhisperX's model of the song's language, Whisper's attention where there is none
         muq="OpenMuQ/MuQ-large-msd-iter",
         muq_layer=6,  # a middle layer, as LeVo takes; SongBloom's own is unpublished
         codebook="codebook",  # where jobs/fit_codebook.py puts it
@@ -41,6 +43,7 @@ PROFILES = {
         separator=MINIATURE,
         accompaniment_share=0.5,
         asr=MINIATURE,
+        aligner=MINIATURE,
         muq=MINIATURE,
         muq_layer=3,
         codebook=MINIATURE,

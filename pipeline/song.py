@@ -46,10 +46,11 @@ class Section:
 
 @dataclass(slots=True)
 class DroppedLine:
-    """An input line that is not in the output, and why."""
+    """An input line that is not in the output, and why; `line_number` counts from 1 in the lyrics as given."""
 
     text: str
     reason: str
+    line_number: int | None = None
 
 
 @dataclass(slots=True)
@@ -69,6 +70,14 @@ class Transcript:
     mean_logprob: float  # of the recogniser's segments, weighted by duration; 0 where nothing was heard
 
 
+@dataclass(frozen=True, slots=True)
+class AudioFingerprint:
+    """Landmarks of one song, sorted by name: uint64 [N] and int32 [N], `frames` in units of 16 ms from the start."""
+
+    names: NDArray[np.uint64]
+    frames: NDArray[np.int32]
+
+
 @dataclass(slots=True, kw_only=True)
 class Song:
     """One song on its way through the stages; each stage fills in the fields that it says it adds."""
@@ -77,10 +86,11 @@ class Song:
     path: Path
     audio: str  # path relative to the input folder
     lyrics_text: str = ""
-    language: str = ""
+    language: str = ""  # ISO 639-1: what a manifest says, then what is sung
     title: str = ""
     artist: str = ""
     sha256: str = ""
+    landmarks: AudioFingerprint | None = None
     mix: NDArray[np.float32] | None = None  # [C, L] at `sample_rate`
     sample_rate: int = 0
     channels: int = 0
@@ -88,7 +98,10 @@ class Song:
     vocals: NDArray[np.float32] | None = None  # [C, L] at `sample_rate`
     voice: NDArray[np.float32] | None = None  # [L], vocals at 16 kHz mono: where somebody sings
     speech: NDArray[np.float32] | None = None  # [L], 16 kHz mono: what the recogniser hears, see SeparateVocals
+    voice_probability: NDArray[np.float32] | None = None  # [frames of whisper.VOICE_STEP_S], that somebody sings
     transcript: Transcript | None = None
+    sung_language: str = ""  # what the recogniser takes the singing for; "" where it knows one language only
+    text_language: str = ""  # of the given lyrics; "" where they do not tell
     header_labels: list[str] = field(default_factory=list)  # of the given lyrics, in their order
     lines: list[Line] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)

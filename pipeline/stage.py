@@ -1,5 +1,6 @@
 """The contract of a stage: weights load once per worker, and every song that leaves has a reason."""
 
+import time
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -27,10 +28,16 @@ class Stage(ABC):
         """Return the song with the stage's fields filled in, or the reason why it leaves the pipeline."""
 
 
-def run_stages(stages: list[Stage], song: Song) -> Song | Drop:
-    """Pass one song through stages that are set up, in order, until one drops it."""
+def run_stages(stages: list[Stage], song: Song, seconds: dict[str, float] | None = None) -> Song | Drop:
+    """Pass one song through stages that are set up, in order, until one drops it.
+
+    `seconds`, where given, gets the wall time of every stage that ran, by name.
+    """
     for stage in stages:
+        started = time.monotonic()
         result = stage.process(song)
+        if seconds is not None:
+            seconds[stage.name] = time.monotonic() - started
         if isinstance(result, Drop):
             return result
         song = result

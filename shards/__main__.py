@@ -9,9 +9,12 @@ from typing import Any
 
 from shards.describe import describe_sample, make_printable
 from shards.index import read_index
+from shards.merge import merge
 from shards.reader import ShardReader
+from shards.repair import repair
 from shards.schema import ShardError
 from shards.stats import summarize_contents, summarize_index
+from shards.storage import is_url
 from shards.verify import verify
 
 _EXIT_CODES = "exit codes: 0 all is well, 1 something is wrong with the dataset, 2 wrong use"
@@ -23,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     parser = _build_parser()
     options = parser.parse_args(arguments)
-    if not options.dir.is_dir():
-        parser.error(f"{options.dir} is not a folder; name the folder that holds index.parquet")
+    for folder in options.must_exist(options):
+        if not Path(folder).is_dir():
+            parser.error(f"{folder} is not a folder; name the folder that holds index.parquet")
     try:
         return int(options.run(options))
     except (ShardError, OSError) as error:
@@ -63,8 +67,34 @@ def _build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also read every sample: sections, lyrics, use of the codebook, scale of the latents",
     )
-    for command in (check, look, count):
+    join = commands.add_parser(
+        "merge",
+        help="join datasets into a new one",
+        description=(
+            "Copy the shards of all datasets into a new folder, checking every byte. Refuses datasets of different "
+            "models, songs that are in two of them, and a recording that is in train here and in val there."
+        ),
+        epilog=_EXIT_CODES,
+    )
+    join.set_defaults(run=_run_merge, must_exist=lambda options: options.sources)
+    join.add_argument("out", metavar="OUT", type=Path, help="folder of the new dataset")
+    join.add_argument("sources", metavar="DIR", type=Path, nargs="+", help="folders of the datasets, in their order")
+    mend = commands.add_parser(
+        "repair",
+        help="make index and dataset.json anew, without damaged shards",
+        description=(
+            "Check every shard, rename those that are cut or changed to NAME.tar.damaged, list what is lost with them, "
+            "and write index.parquet and dataset.json from the rest."
+        ),
+        epilog="exit codes: 0 nothing is lost, 1 something is lost or cannot be repaired, 2 wrong use",
+    )
+    mend.set_defaults(run=_run_repair)
+    for command in (check, mend):
         command.add_argument("dir", metavar="DIR", type=Path, help="folder of the dataset, such as shards/")
+        command.set_defaults(must_exist=lambda options: [options.dir])
+    for command in (look, count):
+        command.add_argument("dir", metavar="DIR", help="folder or URL of the dataset, such as s3://bucket/shards")
+        command.set_defaults(must_exist=lambda options: [] if is_url(options.dir) else [options.dir])
     look.add_argument("key", metavar="KEY", nargs="?", help="key or song_id of the sample (default: the first one)")
     return parser
 
@@ -101,6 +131,18 @@ def _run_stats(options: argparse.Namespace) -> int:
         summary |= summarize_contents(reader, map(reader.read, index))
     lines = (f"{name:<20} {json.dumps(value, ensure_ascii=False)}" for name, value in summary.items())
     return _finish(lines, {"ok": True, **summary})
+
+
+def _run_merge(options: argparse.Namespace) -> int:
+    info = merge(options.out, options.sources)
+    result = {"ok": True, "num_samples": info.num_samples, "num_shards": info.num_shards, "hours": round(info.hours, 6)}
+    return _finish([], result)
+
+
+def _run_repair(options: argparse.Namespace) -> int:
+    done = repair(options.dir)
+    result = {"ok": not done.lost, "num_samples": done.num_samples, "dropped": done.dropped, "lost": done.lost}
+    return _finish(done.lines, result)
 
 
 def _finish(lines: Iterable[str], result: dict[str, Any]) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.atomic_file import open_atomic
 from shards.schema import CODEBOOK_SIZE, FRAME_RATE_HZ, MAX_LATENT_CHANNELS, SCHEMA_VERSION, SPLITS, ShardError
+from shards.storage import Root, open_storage
 
 if TYPE_CHECKING:
     from shards.index import IndexRow
@@ -117,21 +118,27 @@ def write_dataset_info(root: Path, info: DatasetInfo) -> None:
         file.write((text + "\n").encode("utf-8"))
 
 
-def read_dataset_info(root: Path) -> DatasetInfo:
-    """Return the description of the dataset in `root`.
+def read_dataset_info(root: Root) -> DatasetInfo:
+    """Return the description of the dataset in the folder or behind the URL `root`.
 
     Raises:
         ShardError: missing, not JSON, another schema version, an unknown or missing key, or a value that cannot be.
     """
-    path = root / INFO_NAME
-    if not path.is_file():
-        raise ShardError(f"{path} is missing; name a folder that jobs/extract_tokens.py --out has finished")
-    if path.stat().st_size > _MAX_INFO_BYTES:
-        raise ShardError(f"{path} has {path.stat().st_size} bytes, expected at most {_MAX_INFO_BYTES}")
+    storage = open_storage(root)
+    name = storage.describe(INFO_NAME)
+    file = storage.open_file(INFO_NAME)
+    if file is None:
+        raise ShardError(f"{name} is missing; name a folder that jobs/extract_tokens.py --out has finished")
     try:
-        record = json.loads(path.read_bytes())
+        with file:
+            data = file.read(_MAX_INFO_BYTES + 1)
+        if len(data) > _MAX_INFO_BYTES:
+            raise ShardError(f"{name} has more than {_MAX_INFO_BYTES} bytes")
+        record = json.loads(data)
+    except ShardError:
+        raise
     except (ValueError, RecursionError, OSError) as error:
-        raise ShardError(f"{path} is not JSON: {error}") from error
+        raise ShardError(f"{name} is not JSON: {error}") from error
     if not isinstance(record, dict):
         raise _error(f"found a {type(record).__name__}, expected an object")
     names = {column.name for column in fields(DatasetInfo)}

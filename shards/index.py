@@ -1,7 +1,6 @@
 """index.parquet: one row per sample, with the place of each of its members in a shard."""
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,12 @@ from numpy.typing import NDArray
 
 from shards.atomic_file import open_atomic
 from shards.dataset_info import DatasetInfo, read_dataset_info, write_dataset_info
+from shards.index_file import INDEX_NAME, ROWS_PER_GROUP, IndexFile
 from shards.metadata import is_sha256
+from shards.names import parse_shard_name
 from shards.sample import is_key
 from shards.schema import FIELDS, MAX_MEMBER_BYTES, MAX_NUM_FRAMES, SCHEMA_VERSION, SPLITS, ShardError
+from shards.storage import Root
 from shards.tar import BLOCK_BYTES, END_MARK, pad_size
 
 __all__ = [
@@ -31,22 +33,7 @@ __all__ = [
     "write_index",
 ]
 
-INDEX_NAME = "index.parquet"
 _VERSION_KEY = b"shards_schema_version"
-_ROWS_PER_GROUP = 65_536  # rows that a query reads or skips together
-_SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})/[A-Za-z0-9_][A-Za-z0-9_.-]{{0,199}}\.tar")
-
-
-def parse_shard_name(shard: str) -> tuple[str, str]:
-    """Return the split of `shard` and `shard` itself, if it is a name that stays inside the dataset.
-
-    Raises:
-        ShardError: not `<split>/<name>.tar` with a plain name.
-    """
-    match = _SHARD_NAME.fullmatch(shard)
-    if match is None:
-        raise ShardError(f"shard {shard!r}: expected {' or '.join(SPLITS)}, a slash, a plain name, .tar")
-    return match.group(1), shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +64,9 @@ class IndexRow:
 
     def __post_init__(self) -> None:
         """Refuse a row that no writer makes, so that a reader may trust every row it is given."""
-        for column in fields(self):
-            if type(getattr(self, column.name)) is not column.type:
-                raise self._error(f"{column.name} is {getattr(self, column.name)!r}, expected {column.type}")
+        for name, kind in _COLUMN_TYPES:
+            if type(getattr(self, name)) is not kind:
+                raise self._error(f"{name} is {getattr(self, name)!r}, expected {kind}")
         split, _ = parse_shard_name(self.shard)
         if split != self.split:
             raise self._error(f"split is {self.split!r}, but the shard is {self.shard!r}")
@@ -124,54 +111,86 @@ class IndexRow:
         return ShardError(f"index row {self.key!r}: {problem}; the index is damaged: write it again")
 
 
+_COLUMN_TYPES: tuple[tuple[str, Any], ...] = tuple((column.name, column.type) for column in fields(IndexRow))
 _ARROW_TYPES: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-_COLUMNS = tuple(column.name for column in fields(IndexRow))
 _ARROW_SCHEMA = pa.schema(
-    [pa.field(column.name, _ARROW_TYPES[column.type], nullable=False) for column in fields(IndexRow)],
+    [pa.field(name, _ARROW_TYPES[kind], nullable=False) for name, kind in _COLUMN_TYPES],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode("ascii")},
 )
 
 
 class Index:
-    """The rows of a dataset, sorted by split, shard and place in the shard; kept as columns, so millions fit."""
+    """The rows of a dataset, sorted by split, shard and place in the shard.
 
-    def __init__(self, table: pa.Table) -> None:
-        """Take a table with the columns of IndexRow; `read_index` makes one."""
-        self.table = table
+    Columns and rows are read when they are asked for, so an index of millions of rows opens at once and takes little
+    memory. May be shared by threads, pickled and forked.
+    """
+
+    def __init__(self, file: IndexFile, rows: range) -> None:
+        """Take some rows of a file; `read_index` takes all."""
+        self._file = file
+        self._rows = rows
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return int(self.table.num_rows)
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[IndexRow]:
         """Yield every row; a damaged one raises ShardError when it is reached."""
-        for batch in self.table.to_batches(max_chunksize=_ROWS_PER_GROUP):
-            for record in batch.to_pylist():
+        for first, table in self._file.groups(self._rows.start, self._rows.stop):
+            skipped = max(0, self._rows.start - first)
+            for record in table.slice(skipped, self._rows.stop - first - skipped).to_pylist():
                 yield IndexRow(**record)
 
     def row(self, number: int) -> IndexRow:
         """Return row `number`, 0 <= number < len(self)."""
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of an index of {len(self)} rows")
-        return IndexRow(**self.table.slice(number, 1).to_pylist()[0])
+        return IndexRow(**self._file.record(self._rows[number]))
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one column as an array, such as num_frames."""
-        return np.asarray(self.table.column(name).to_numpy())
+        column = self._file.column(name).slice(self._rows.start, len(self))
+        if pa.types.is_primitive(column.type):
+            return np.from_dlpack(column)  # to_numpy would import pandas: a quarter of a second
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+
+    def codes(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
+        """Return a column of few values, such as shard, as numbers of values, and the values.
+
+        The numbers are int32 [len(self)]; a value may be in the list without being in these rows.
+        """
+        column = self._file.column(name)
+        codes = column.indices.slice(self._rows.start, len(self))
+        return np.asarray(np.from_dlpack(codes), np.int32), column.dictionary.to_pylist()
+
+    def check_cells(self) -> None:
+        """Raise ShardError unless every cell can be read; what rows say is not judged."""
+        for _ in self._file.groups(self._rows.start, self._rows.stop):
+            pass
 
     def find(self, name: str) -> int | None:
         """Return the number of the row whose key or song_id is `name`, or None."""
         for column in ("key", "song_id"):
-            number = pc.index(self.table.column(column), name).as_py()
-            if number >= 0:
-                return int(number)
+            number = pc.index(self._file.column(column), name).as_py()
+            if number in self._rows:
+                return int(number) - self._rows.start
         return None
 
     def select(self, split: str) -> "Index":
-        """Return the rows of one split."""
+        """Return the rows of one split, which stand together."""
         if split not in SPLITS:
             raise ShardError(f"split {split!r}: expected {' or '.join(SPLITS)}")
-        return Index(self.table.filter(pc.equal(self.table.column("split"), split)))
+        codes, splits = self.codes("split")
+        is_chosen = codes == splits.index(split) if split in splits else np.zeros(len(self), bool)
+        num_chosen = int(is_chosen.sum())
+        first = int(is_chosen.argmax())
+        if not is_chosen[first : first + num_chosen].all():
+            raise ShardError(f"{INDEX_NAME}: rows are not sorted by split; write the index again")
+        first += self._rows.start
+        return Index(self._file, range(first, first + num_chosen))
 
 
 def write_index(root: Path, rows: Iterable[IndexRow]) -> None:
@@ -185,41 +204,28 @@ def write_index(root: Path, rows: Iterable[IndexRow]) -> None:
         raise ShardError(f"{root / INDEX_NAME}: no samples to write; an index without samples is of no use")
     for name in ("key", "song_id"):
         _refuse_twice(name, [getattr(row, name) for row in ordered])
-    columns = zip(*(astuple(row) for row in ordered), strict=True)
-    arrays = [pa.array(values, column.type) for values, column in zip(columns, _ARROW_SCHEMA, strict=True)]
-    table = pa.Table.from_arrays(arrays, schema=_ARROW_SCHEMA)
+    values = zip(*(astuple(row) for row in ordered), strict=True)
+    columns = zip(_ARROW_SCHEMA, values, strict=True)
+    write_index_columns(root, {field.name: pa.array(items, field.type) for field, items in columns})
+
+
+def write_index_columns(root: Path, columns: Mapping[str, pa.Array]) -> None:
+    """Write `root`/index.parquet from the columns of IndexRow; the rows must be sorted, and keys and songs unique."""
+    table = pa.Table.from_arrays([columns[name] for name in _ARROW_SCHEMA.names], schema=_ARROW_SCHEMA)
     with open_atomic(root / INDEX_NAME) as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=_ROWS_PER_GROUP)
+        pq.write_table(table, file, compression="zstd", row_group_size=ROWS_PER_GROUP, write_page_checksum=True)
 
 
-def read_index(root: Path | str) -> Index:
-    """Return the index of the dataset in `root`.
+def read_index(root: Root) -> Index:
+    """Return the index of the dataset in the folder or behind the URL `root`.
+
+    What a row says is checked when the row is read.
 
     Raises:
         ShardError: missing, not Parquet, of another schema version, with other columns, or absurdly long or empty.
     """
-    path = Path(root) / INDEX_NAME
-    if not path.is_file():
-        raise ShardError(
-            f"{path} is missing; name a folder that jobs/extract_tokens.py --out has finished, or run it again: "
-            "it writes the index last"
-        )
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow)
-            if file.metadata.num_rows > path.stat().st_size:  # no row takes less than a byte
-                raise ShardError(f"{path}: claims {file.metadata.num_rows} rows, more than it has bytes")
-            table = file.read()
-        table.validate(full=True)
-    except ShardError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
-        raise ShardError(f"{path} cannot be read as Parquet: {error}; write the index again") from error
-    if not table.num_rows:
-        raise ShardError(f"{path}: holds no samples; extract the dataset again")
-    if any(column.null_count for column in table.itercolumns()):
-        raise ShardError(f"{path}: holds empty cells; write the index again")
-    return Index(table.combine_chunks())
+    file = IndexFile(root, _ARROW_SCHEMA, _VERSION_KEY)
+    return Index(file, range(file.num_rows))
 
 
 def _refuse_twice(name: str, values: list[str]) -> None:
@@ -228,17 +234,3 @@ def _refuse_twice(name: str, values: list[str]) -> None:
         if value in seen:
             raise ShardError(f"index: {name} {value!r} is there twice; every song is in a dataset once")
         seen.add(value)
-
-
-def _check_columns(path: Path, schema: pa.Schema) -> None:
-    found_version = (schema.metadata or {}).get(_VERSION_KEY, b"none")
-    if found_version != _ARROW_SCHEMA.metadata[_VERSION_KEY]:
-        raise ShardError(
-            f"{path}: schema version {found_version.decode('ascii', 'replace')!r}, this reader knows {SCHEMA_VERSION}; "
-            "update the checkout or extract the dataset again"
-        )
-    expected = dict(zip(_COLUMNS, _ARROW_SCHEMA.types, strict=True))
-    found = dict(zip(schema.names, schema.types, strict=True))
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise ShardError(f"{path}: column {name} is {found.get(name)}, expected {expected.get(name)}")

@@ -1,12 +1,15 @@
 """Mean and standard deviation of each latent channel, summed song by song."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.schema import ShardError
+
+MIN_STD = 1e-4  # what is written for a channel that hardly changes: training divides by it
 
 
 class LatentStatistics:
@@ -31,14 +34,19 @@ class LatentStatistics:
         self._sum += other._sum
         self._sum_of_squares += other._sum_of_squares
 
+    @property
+    def num_channels(self) -> int:
+        """Return C."""
+        return len(self._sum)
+
     def mean(self) -> tuple[float, ...]:
         """Return the mean of each channel."""
         return tuple((self._sum / self._count()).tolist())
 
-    def std(self) -> tuple[float, ...]:
-        """Return the standard deviation of each channel."""
+    def std(self, floor: float = 0.0) -> tuple[float, ...]:
+        """Return the standard deviation of each channel, at least `floor`."""
         variance = self._sum_of_squares / self._count() - (self._sum / self._count()) ** 2
-        return tuple(np.sqrt(np.maximum(variance, 0.0)).tolist())
+        return tuple(np.maximum(np.sqrt(np.maximum(variance, 0.0)), floor).tolist())
 
     def to_json(self) -> dict[str, Any]:
         """Return the sums as JSON values, exactly."""
@@ -60,6 +68,15 @@ class LatentStatistics:
         statistics.num_frames = num_frames
         statistics._sum[:] = sums
         statistics._sum_of_squares[:] = squares
+        return statistics
+
+    @classmethod
+    def from_moments(cls, num_frames: int, mean: Sequence[float], std: Sequence[float]) -> "LatentStatistics":
+        """Return the statistics of `num_frames` frames with this mean and deviation."""
+        statistics = cls(len(mean))
+        statistics.num_frames = num_frames
+        statistics._sum[:] = num_frames * np.asarray(mean)
+        statistics._sum_of_squares[:] = num_frames * (np.square(std) + np.square(mean))
         return statistics
 
     def _count(self) -> int:

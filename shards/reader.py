@@ -1,38 +1,79 @@
 """Reads shards: one sample by its place, or a shard from end to end."""
 
-import os
-import zlib
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from shards.dataset_info import DatasetInfo, read_dataset_info
-from shards.index import IndexRow, parse_shard_name
+from shards.index import IndexRow
 from shards.metadata import check_metadata, decode_metadata
 from shards.npy import decode_array
 from shards.sample import Sample, check_lengths, is_key
 from shards.schema import ARRAY_FIELDS, CODEBOOK_SIZE, FIELDS, METADATA, ShardError
+from shards.storage import ByteSource, Root, find_shard, open_storage
 from shards.tar import BLOCK_BYTES, END_MARK, build_header, pad_size, parse_header
 
-__all__ = ["Sample", "ShardReader", "find_shard"]
+__all__ = ["RawSample", "Sample", "ShardReader", "find_shard", "walk_shard"]
+
+MAX_OPEN_SHARDS = 64  # far below the 1024 open files that systems allow, far above the shards of a shuffle window
+_CHUNK_BYTES = 8 * 2**20  # of sequential reading: one request to a remote server
 
 _Bytes = NDArray[np.uint8]
 
 
-class ShardReader:
-    """Reads the shards of one dataset; nothing outside its folder, and nothing but what its index names.
+@dataclass(slots=True, kw_only=True, eq=False)
+class RawSample:
+    """The bytes of one sample as they stand in a shard, from its first header to its last padding."""
 
-    Holds no open files, so it may be shared by threads, pickled and forked.
+    key: str
+    start: int  # of `data` in the shard
+    data: _Bytes
+    members: tuple[tuple[int, int], ...]  # offset in the shard and size of each member's data, in the order of FIELDS
+
+    def decode(self, where: str, codebook_size: int) -> Sample:
+        """Return the sample; its arrays are views on `data`.
+
+        Raises:
+            ShardError: a member is not what the format says, or they do not fit each other.
+        """
+        begins = [offset - self.start for offset, _ in self.members]
+        contents = [
+            self.data[begin : begin + num_bytes] for begin, (_, num_bytes) in zip(begins, self.members, strict=True)
+        ]
+        metadata = decode_metadata(contents[0], where)
+        check_metadata(metadata, where)
+        arrays: dict[str, Any] = {
+            field.name: decode_array(data, field, where) for field, data in zip(ARRAY_FIELDS, contents[1:], strict=True)
+        }
+        sample = Sample(key=self.key, metadata=metadata, **arrays)
+        check_lengths(sample, where, codebook_size=codebook_size)
+        return sample
+
+
+class ShardReader:
+    """Reads the shards of one dataset; nothing outside of it, and nothing but what its index names.
+
+    Keeps a few shards open. May be shared by threads, pickled and forked.
     """
 
-    def __init__(self, root: Path) -> None:
-        """Remember the folder; dataset.json and shards are opened when they are needed."""
+    def __init__(self, root: Root) -> None:
+        """Remember the folder or URL; dataset.json and shards are opened when they are needed."""
         self.root = root
+        self._storage = open_storage(root)
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, ByteSource] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type["ShardReader"], tuple[Root]]:
+        """Open files stay where they are."""
+        return ShardReader, (self.root,)
 
     @cached_property
     def info(self) -> DatasetInfo:
@@ -48,27 +89,33 @@ class ShardReader:
             ShardError: the shard is missing or too short, or the bytes are not those that the index describes.
         """
         where = f"{row.shard}: sample {row.key!r}"
-        with self._open(row.shard) as file:
-            shard_bytes = os.fstat(file.fileno()).st_size
-            if row.end > shard_bytes:
-                raise ShardError(f"{where}: ends at byte {row.end}, but the shard has {shard_bytes}: it was cut")
-            data = np.empty(row.end - row.start, np.uint8)
-            file.seek(row.start)
-            _fill(file, data, where)
-        if zlib.crc32(data.data) != row.crc32:
-            raise ShardError(f"{where}: checksum differs from the index: the shard is damaged or the index is stale")
-        members = []
-        for field, (offset, num_bytes) in zip(FIELDS, row.members, strict=True):
-            begin = offset - row.start
-            if data[begin - BLOCK_BYTES : begin].tobytes() != build_header(f"{row.key}.{field.suffix}", num_bytes):
-                raise ShardError(f"{where}: byte {offset - BLOCK_BYTES} starts no header of {field.suffix}")
-            members.append(data[begin : begin + num_bytes])
-        sample = _decode(row.key, members, where, self.info.codebook_size)
+        sample = self.read_raw(row).decode(where, self.info.codebook_size)
         if sample.latent_channels != self.info.latent_channels:
             raise ShardError(
                 f"{where}: {sample.latent_channels} latent channels, dataset.json says {self.info.latent_channels}"
             )
         return sample
+
+    def read_raw(self, row: IndexRow) -> RawSample:
+        """Return the bytes of a sample, checked against the index, its checksum and the headers that it must have.
+
+        Raises:
+            ShardError: the shard is missing or too short, or the bytes are not those that the index describes.
+        """
+        where = f"{row.shard}: sample {row.key!r}"
+        source = self._source(row.shard)
+        if row.end > source.num_bytes:
+            raise ShardError(f"{where}: ends at byte {row.end}, but the shard has {source.num_bytes}: it was cut")
+        data = source.read_at(row.start, row.end - row.start)
+        if len(data) != row.end - row.start:
+            raise ShardError(f"{where}: ends after {len(data)} of {row.end - row.start} bytes: the shard was cut")
+        if crc32(data.data) != row.crc32:
+            raise ShardError(f"{where}: checksum differs from the index: the shard is damaged or the index is stale")
+        for field, (offset, num_bytes) in zip(FIELDS, row.members, strict=True):
+            begin = offset - row.start
+            if data[begin - BLOCK_BYTES : begin].tobytes() != build_header(f"{row.key}.{field.suffix}", num_bytes):
+                raise ShardError(f"{where}: byte {offset - BLOCK_BYTES} starts no header of {field.suffix}")
+        return RawSample(key=row.key, start=row.start, data=data, members=row.members)
 
     def iterate(self, shard: Path | str) -> Iterator[Sample]:
         """Yield the samples of a shard in order; one sample is in memory at a time.
@@ -81,84 +128,101 @@ class ShardReader:
         Raises:
             ShardError: at the first sample that is cut, damaged, out of order or there twice.
         """
-        seen: set[str] = set()
-        with self._open(shard) as file:
-            while (first := _read_header(file, str(shard))) is not None:
-                key = _parse_first_name(first[0], str(shard))
-                where = f"{shard}: sample {key!r}"
-                if key in seen:
-                    raise ShardError(f"{where}: is there twice")
-                seen.add(key)
-                members = [_read_member(file, first[1], where)]
-                for field in ARRAY_FIELDS:
-                    header = _read_header(file, where)
-                    if header is None or header[0] != f"{key}.{field.suffix}":
-                        found = "the end of the shard" if header is None else repr(header[0])
-                        raise ShardError(f"{where}: expected {field.suffix}, found {found}; members have a fixed order")
-                    members.append(_read_member(file, header[1], where))
-                yield _decode(key, members, where, CODEBOOK_SIZE)
+        for raw in walk_shard(self._storage.open_shard(shard), str(shard)):
+            yield raw.decode(f"{shard}: sample {raw.key!r}", CODEBOOK_SIZE)
 
-    def _open(self, shard: Path | str) -> BufferedReader:
-        return find_shard(self.root, shard).open("rb")
+    def _source(self, shard: str) -> ByteSource:
+        """Return a shard that is open; the one that was not used for longest makes room."""
+        with self._lock:
+            source = self._open.get(shard)
+            if source is None:
+                source = self._open[shard] = self._storage.open_shard(shard)
+                if len(self._open) > MAX_OPEN_SHARDS:
+                    self._open.popitem(last=False)  # closed when the last thread that reads it is done
+            self._open.move_to_end(shard)
+            return source
 
 
-def find_shard(root: Path, shard: Path | str) -> Path:
-    """Return where `shard` of the dataset in `root` lies.
+def walk_shard(source: ByteSource, shard: str) -> Iterator[RawSample]:
+    """Yield the samples of a shard as bytes, judged by headers and order alone.
 
     Raises:
-        ShardError: it is missing, no plain file, or leads out of the dataset, also through a link.
+        ShardError: at the first sample that is cut, out of order or there twice, and where the end mark is not.
     """
-    resolved_root = root.resolve()
-    path = (resolved_root / shard).resolve()
-    if not path.is_relative_to(resolved_root):
-        raise ShardError(f"shard {str(shard)!r} leads out of the dataset {root}")
-    parse_shard_name(path.relative_to(resolved_root).as_posix())
-    if not path.is_file():
-        raise ShardError(f"{shard}: missing from {root}; copy it there or extract the dataset again")
-    return path
+    seen: set[str] = set()
+    cursor = _Cursor(source)
+    while (first := _read_header(cursor, shard)) is not None:
+        key = _parse_first_name(first[0], shard)
+        where = f"{shard}: sample {key!r}"
+        if key in seen:
+            raise ShardError(f"{where}: is there twice")
+        seen.add(key)
+        start = cursor.position - BLOCK_BYTES
+        members = [_skip_member(cursor, first[1], where)]
+        for field in ARRAY_FIELDS:
+            header = _read_header(cursor, where)
+            if header is None or header[0] != f"{key}.{field.suffix}":
+                found = "the end of the shard" if header is None else repr(header[0])
+                raise ShardError(f"{where}: expected {field.suffix}, found {found}; members have a fixed order")
+            members.append(_skip_member(cursor, header[1], where))
+        data = cursor.since(start)
+        for offset, num_bytes in members:
+            begin = offset - start + num_bytes
+            if data[begin : begin - num_bytes + pad_size(num_bytes)].any():
+                raise ShardError(f"{where}: bytes that are not zero after a member")
+        yield RawSample(key=key, start=start, data=data, members=tuple(members))
 
 
-def _decode(key: str, members: list[_Bytes], where: str, codebook_size: int) -> Sample:
-    metadata = decode_metadata(members[0], where)
-    check_metadata(metadata, where)
-    arrays: dict[str, Any] = {
-        field.name: decode_array(data, field, where) for field, data in zip(ARRAY_FIELDS, members[1:], strict=True)
-    }
-    sample = Sample(key=key, metadata=metadata, **arrays)
-    check_lengths(sample, where, codebook_size=codebook_size)
-    return sample
+class _Cursor:
+    """A place in a shard that moves forward, and the bytes around it."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._chunk: _Bytes = np.empty(0, np.uint8)
+        self._chunk_start = 0
+        self.position = 0
+
+    @property
+    def bytes_left(self) -> int:
+        return self._source.num_bytes - self.position
+
+    def take(self, num_bytes: int) -> bytes:
+        """Return the next bytes, fewer at the end of the shard, and move behind them."""
+        begin = self.position - self._chunk_start
+        if not 0 <= begin <= len(self._chunk) - num_bytes:
+            self._chunk = self._source.read_at(self.position, max(num_bytes, _CHUNK_BYTES))
+            self._chunk_start, begin = self.position, 0
+        data = self._chunk[begin : begin + num_bytes].tobytes()
+        self.position += len(data)
+        return data
+
+    def since(self, start: int) -> _Bytes:
+        """Return a copy of the bytes from `start` to here."""
+        begin, end = start - self._chunk_start, self.position - self._chunk_start
+        if begin >= 0 and end <= len(self._chunk):
+            return self._chunk[begin:end].copy()
+        return self._source.read_at(start, self.position - start)
 
 
-def _fill(file: BufferedReader, data: _Bytes, where: str) -> None:
-    """Read exactly as many bytes as `data` has room for."""
-    num_bytes = file.readinto(data.data)
-    if num_bytes != len(data):
-        raise ShardError(f"{where}: ends after {num_bytes} of {len(data)} bytes: the shard was cut")
-
-
-def _read_header(file: BufferedReader, where: str) -> tuple[str, int] | None:
+def _read_header(cursor: _Cursor, where: str) -> tuple[str, int] | None:
     """Return name and size of the next member, or None at the end mark, which must be the end of the file."""
-    block = file.read(BLOCK_BYTES)
+    block = cursor.take(BLOCK_BYTES)
     if len(block) < BLOCK_BYTES:
         raise ShardError(f"{where}: no end mark: the shard was cut")
     if block != END_MARK[:BLOCK_BYTES]:
         return parse_header(block, where)
-    if file.read(BLOCK_BYTES + 1) != END_MARK[BLOCK_BYTES:]:
+    if cursor.take(BLOCK_BYTES + 1) != END_MARK[BLOCK_BYTES:]:
         raise ShardError(f"{where}: bytes after the end mark, or half an end mark")
     return None
 
 
-def _read_member(file: BufferedReader, num_bytes: int, where: str) -> _Bytes:
-    """Read the data of a member and its padding; allocates no more than the file can still hold."""
-    padded = pad_size(num_bytes)
-    left = os.fstat(file.fileno()).st_size - file.tell()
-    if padded > left:
-        raise ShardError(f"{where}: a member of {num_bytes} bytes, but the shard ends after {left}: it was cut")
-    data = np.empty(padded, np.uint8)
-    _fill(file, data, where)
-    if data[num_bytes:].any():
-        raise ShardError(f"{where}: bytes that are not zero after a member")
-    return data[:num_bytes]
+def _skip_member(cursor: _Cursor, num_bytes: int, where: str) -> tuple[int, int]:
+    """Move behind a member, which the shard must still hold, and return where its data lies."""
+    offset, padded = cursor.position, pad_size(num_bytes)
+    if padded > cursor.bytes_left:
+        raise ShardError(f"{where}: a member of {num_bytes} bytes, but the shard ends after {cursor.bytes_left}: cut")
+    cursor.position += padded
+    return offset, num_bytes
 
 
 def _parse_first_name(name: str, where: str) -> str:

@@ -12,19 +12,22 @@ MTIME = 315_532_800  # 1980-01-01: some tools warn about 1970, and zip cannot go
 _MAX_NAME_BYTES = 100
 _SIZE = slice(124, 136)
 
+# What stands between name, size and checksum is the same in every header.
+_MODE_AND_OWNER = b"0000644\0" + b"0000000\0" + b"0000000\0"
+_TIME = b"%011o\0" % MTIME
+_TYPE_AND_LINK = b"0" + bytes(100)
+_REST = _TYPE_AND_LINK + b"ustar\0" + b"00" + bytes(64) + b"0000000\0" + b"0000000\0" + bytes(167)
+_FIXED_SUM = sum(_MODE_AND_OWNER) + sum(_TIME) + 8 * ord(" ") + sum(_REST)  # the checksum counts itself as spaces
+
 
 def build_header(name: str, num_bytes: int) -> bytes:
     """Return the header block of a regular file `name` that holds `num_bytes` bytes."""
     encoded = name.encode("ascii")
     assert 0 < len(encoded) <= _MAX_NAME_BYTES, f"{name!r} does not fit a ustar name field"
     assert 0 <= num_bytes <= MAX_MEMBER_BYTES, f"{num_bytes} bytes do not fit a member"
-    mode_and_owner = b"0000644\0" + b"0000000\0" + b"0000000\0"
-    before_checksum = encoded.ljust(_MAX_NAME_BYTES, b"\0") + mode_and_owner + b"%011o\0%011o\0" % (num_bytes, MTIME)
-    type_and_link = b"0" + bytes(100)
-    names_and_devices = bytes(64) + b"0000000\0" + b"0000000\0"
-    after_checksum = type_and_link + b"ustar\0" + b"00" + names_and_devices + bytes(167)
-    checksum = sum(before_checksum) + 8 * ord(" ") + sum(after_checksum)
-    return before_checksum + b"%06o\0 " % checksum + after_checksum
+    numbers = b"%011o\0" % num_bytes
+    checksum = sum(encoded) + sum(numbers) + _FIXED_SUM
+    return encoded.ljust(_MAX_NAME_BYTES, b"\0") + _MODE_AND_OWNER + numbers + _TIME + b"%06o\0 " % checksum + _REST
 
 
 def parse_header(block: bytes, where: str) -> tuple[str, int]:

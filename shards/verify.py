@@ -12,9 +12,10 @@ import numpy as np
 from shards.dataset_info import DatasetInfo, read_dataset_info
 from shards.index import Index, IndexRow, read_index
 from shards.latent_statistics import LatentStatistics
-from shards.reader import ShardReader, find_shard
+from shards.reader import ShardReader
 from shards.sample import Sample, check_sample
 from shards.schema import SPLITS, ShardError
+from shards.storage import find_shard
 from shards.tar import END_MARK
 
 # float16 rounding and the order of sums stay far below this; a stale dataset.json does not.
@@ -65,7 +66,9 @@ def _read_info(root: Path, report: Report) -> DatasetInfo | None:
 
 def _read_index(root: Path, report: Report) -> Index | None:
     try:
-        return read_index(root)
+        index = read_index(root)
+        index.check_cells()
+        return index
     except (ShardError, OSError) as error:
         report.problems.append(str(error))
         return None

@@ -3,17 +3,19 @@
 import hashlib
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from shards.atomic_file import open_atomic
-from shards.index import IndexRow, parse_shard_name
+from shards.index import IndexRow
 from shards.metadata import encode_metadata
+from shards.names import parse_shard_name
 from shards.npy import encode_array
+from shards.reader import RawSample
 from shards.sample import Sample, check_sample
 from shards.schema import ARRAY_FIELDS, FIELDS, MAX_KEY_BYTES, METADATA, ShardError
 from shards.tar import END_MARK, build_header, pad_size
@@ -100,12 +102,30 @@ class _HashingFile:
         self._file.write(data)
         self.num_bytes += len(data)
         self.sha256.update(data)
-        self.crc32 = zlib.crc32(data, self.crc32)
+        self.crc32 = crc32(data, self.crc32)
 
 
-def _write_sample(output: _HashingFile, sample: Sample) -> dict[str, Any]:
-    """Write the members of `sample` and return the columns of its index row, except those about the whole shard."""
-    row: dict[str, Any] = {
+def describe_row(sample: Sample, raw: RawSample, shard: str, shard_bytes: int, shard_sha256: str) -> IndexRow:
+    """Return the index row of a sample that stands in a shard already."""
+    places: dict[str, Any] = {
+        name: value
+        for field, (offset, num_bytes) in zip(FIELDS, raw.members, strict=True)
+        for name, value in ((f"{field.name}_offset", offset), (f"{field.name}_bytes", num_bytes))
+    }
+    split, shard = parse_shard_name(shard)
+    return IndexRow(
+        split=split,
+        shard=shard,
+        shard_bytes=shard_bytes,
+        shard_sha256=shard_sha256,
+        crc32=crc32(raw.data.data),
+        **places,
+        **_describe_song(sample),
+    )
+
+
+def _describe_song(sample: Sample) -> dict[str, Any]:
+    return {
         "key": sample.key,
         "song_id": sample.metadata["song_id"],
         "num_frames": sample.num_frames,
@@ -113,6 +133,11 @@ def _write_sample(output: _HashingFile, sample: Sample) -> dict[str, Any]:
         "duration_s": float(sample.metadata["duration_s"]),
         "sha256": sample.metadata["provenance"]["sha256"],
     }
+
+
+def _write_sample(output: _HashingFile, sample: Sample) -> dict[str, Any]:
+    """Write the members of `sample` and return the columns of its index row, except those about the whole shard."""
+    row = _describe_song(sample)
     output.crc32 = 0
     for field, (suffix, data) in zip(FIELDS, encode_sample(sample.metadata, sample.arrays), strict=True):
         output.write(build_header(f"{sample.key}.{suffix}", len(data)))

@@ -148,3 +148,14 @@ def test_generate_writes_a_playable_file(run, workplace):
     assert len(audio) == round(song["seconds"] * 48_000)
     assert np.isfinite(audio).all()
     assert np.abs(audio).max() > 0
+
+
+def test_generate_goes_on_from_a_recording_while_it_is_written(run, workplace):
+    (workplace / "song.txt").write_text("[Verse]\nThe river opens every door\n[Outro]\n")
+    prompt = next((workplace / "raw").glob("*/mixture.*"))
+    command = f"python jobs/generate.py --checkpoint runs/1 --lyrics song.txt --prompt {prompt} --continue {prompt}"
+    command += " --continue-at 3 --stream --out longer.wav --seconds 1.28 --steps 2"
+    (song,) = totals(run(workplace, command))["songs"]
+    assert song["seconds"] in (2.56, 3.2, 3.84)  # 3 s are 4 whole blocks of 0.64 s, and two more at most
+    info = soundfile.info(workplace / "longer.wav")
+    assert (info.subtype, info.frames) == ("FLOAT", round(song["seconds"] * 48_000))

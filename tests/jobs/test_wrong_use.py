@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ("jobs/fit_codebook.py --in empty", "no songs found"),
         ("jobs/generate.py --checkpoint nowhere --lyrics a --prompt b", "cannot be opened"),
         ("jobs/generate.py", "--checkpoint"),
+        ("jobs/generate.py --checkpoint c --lyrics words.txt --prompt p --stream", "--stream writes .wav files"),
+        ("jobs/generate.py --checkpoint c --lyrics words.txt --prompt p --continue-at 3", "without --continue"),
         ("model/train.py --config none.yaml", "none.yaml"),
         ("model/train.py --config miniature.yaml --set optimizer.knd=x", "did you mean 'kind'?"),
         ("model/train.py --config miniature.yaml --data empty", "index.parquet is missing"),
@@ -33,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_one_line_and_exit_code_2(run, tmp_path, command, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "songs").mkdir()
+    (tmp_path / "words.txt").write_text("[verse] la la la")
     with wave.open(str(tmp_path / "songs" / "a.wav"), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
         file.writeframes(b"\1\2" * 16_000)

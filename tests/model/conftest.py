@@ -1,6 +1,6 @@
-"""A song model small enough for a test, and songs for it."""
+"""A song model small enough for a test, songs for it, and ranks that leave no trace."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,10 +8,30 @@ import torch
 
 from model.config import ConditionsConfig, ModelConfig
 from model.noise import Draws, draw
+from model.ranks import Ranks
 from model.song_batch import SongBatch
 from model.song_model import SongModel
+from model.trainer import join_ranks, leave_ranks
 
+OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 TAG, OTHER_TAG, COMMA, PERIOD = 1, 2, 3, 4  # ids of the tiny vocabulary; 5 to 11 are sounds
+
+
+@pytest.fixture(scope="module")
+def rank_environment() -> Iterator[None]:
+    """Take back what joining ranks sets: it must not reach the commands of other tests."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in OF_RANKS:
+            environment.setenv(name, "")
+            environment.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def ranks(rank_environment: None) -> Iterator[Ranks]:
+    """Join as the only rank."""
+    yield join_ranks()
+    leave_ranks()
 
 
 @pytest.fixture(scope="session")

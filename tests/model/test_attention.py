@@ -1,12 +1,19 @@
 """Tests of model/attention.py."""
 
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
+from model import varlen
 from model.attention import CachedStep, KeyValueCache, PackedCausal, rotary_table, rotate
 from model.config import ModelConfig
 from model.song_model import SongModel
@@ -76,3 +83,34 @@ def test_cached_steps_equal_one_pass_for_rows_of_different_lengths(
         for row, found in zip(rows, stepped, strict=True):
             whole = PackedCausal([len(row)])
             assert_close(found, model(row, whole.positions(row.device), whole)[-1])
+
+
+def test_a_kernel_for_all_sequences_gets_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for flash-attn, which needs a GPU: attend within the bounds that it is told."""
+    told = []
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, *bounds: object, causal: bool) -> Tensor:
+        starts, _, longest, _ = bounds
+        told.append((starts.dtype, starts.tolist(), longest, causal))
+        parts = [x.tensor_split(starts[1:-1].long().tolist()) for x in (query, key, value)]
+        return torch.cat([attend_causally(*sequence) for sequence in zip(*parts, strict=True)])
+
+    def attend_causally(*sequence: Tensor) -> Tensor:
+        query, key, value = (x.transpose(0, 1)[None] for x in sequence)
+        return scaled_dot_product_attention(query, key, value, is_causal=True)[0].transpose(0, 1)
+
+    vectors = torch.randn(3, 9, 2, 32)
+    expected = PackedCausal([4, 5])(0, *vectors)
+    package = SimpleNamespace(flash_attn_varlen_func=kernel, __spec__=ModuleSpec("flash_attn", None))
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    monkeypatch.setattr("model.attention.suits_kernel", lambda _: True)
+    varlen.find_kernel.cache_clear()
+    try:
+        assert_close(PackedCausal([4, 5])(0, *vectors), expected)
+    finally:
+        varlen.find_kernel.cache_clear()
+    assert told == [(torch.int32, [0, 4, 9], 5, True)]
+
+
+def test_no_kernel_on_a_cpu() -> None:
+    assert not varlen.suits_kernel(torch.zeros(1, dtype=torch.bfloat16))

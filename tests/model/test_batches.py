@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.batches import Batches, MicroBatch, Prefetcher, derive_seed, share_slots
-from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_prompt
+from model.batches import Batches, MicroBatch, Prefetcher, derive_seed
+from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_prompt, draw_length
 from model.settings import RunConfig
 from model.song_batch import BatchError
-from shards.index import read_index
+from shards.index import read_dataset_info, read_index, write_dataset_info, write_index
 from shards.reader import Sample, ShardReader
+from shards.schema import ShardError
 from shards.vocabulary import TAG_IDS
+from shards.writer import write_shard
 
 from .tiny_dataset import LINE_IDS, SECTION_FRAMES, build_song, tiny_config, write_tiny_dataset
 
@@ -111,15 +113,76 @@ def test_the_posterior_mean_is_used_where_nothing_is_sampled(dataset: Path):
     assert len(starts) == 1, "a crop starts at a section and holds the stored means"
 
 
-@pytest.mark.parametrize("num_slots", [1, 4, 5, 9])
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
-def test_slots_are_shared_without_loss(num_slots: int, world_size: int, micro_batch_size: int):
-    ranks = [share_slots(num_slots, micro_batch_size, rank, world_size) for rank in range(world_size)]
-    counted = [slot for rank in ranks for slots, is_repeat in rank if not is_repeat for slot in slots]
-    assert sorted(counted) == list(range(num_slots))
-    assert len({len(rank) for rank in ranks}) == 1
-    assert all(0 < len(slots) <= micro_batch_size for rank in ranks for slots, _ in rank)
+def test_an_epoch_survives_changes_of_the_number_of_ranks(tmp_path: Path):
+    """8 ranks, then 3, then 5, each started anew: every song once, and none of it depends on the ranks."""
+    songs = [build_song(number, 4 + number % 3) for number in range(30)]
+    root = write_tiny_dataset(tmp_path, songs)
+
+    def open_run() -> Batches:
+        return open_batches(root, trainer__batch_size=6)
+
+    seen = []
+    for step, world_size in enumerate([8, 8, 3, 3, 5]):
+        ranks = [open_run().train_batch(step, rank, world_size).micro_batches for rank in range(world_size)]
+        seen += sorted(song for rank in ranks for song in songs_of(rank))
+    assert sorted(song[1] for song in seen) == sorted(song.key for song in songs)
+    assert seen == [
+        song for step in range(5) for song in sorted(songs_of(open_run().train_batch(step, 0, 1).micro_batches))
+    ]
+
+
+def test_languages_are_mixed_by_share(tmp_path: Path):
+    songs = [build_song(number, 4) for number in range(8)]
+    for song in songs[6:]:
+        song.metadata["language"] = "zh"
+    languages = [{"language": "zh", "share": 3.0}, {"language": "en", "share": 1.0}]
+    batches = open_songs(tmp_path, songs, trainer__batch_size=200, data__languages=languages)
+    chinese = {song.key for song in songs[6:]}
+    keys = [song[1] for step in range(5) for song in songs_of(batches.train_batch(step, 0, 1).micro_batches)]
+    assert sum(key in chinese for key in keys) == 750, "of 1000, a cycle of the mixture"
+    assert batches.num_songs == 8
+
+
+def damage(root: Path, key: str) -> None:
+    """Flip a bit of the latents of a song."""
+    index = read_index(root)
+    number = index.find(key)
+    assert number is not None
+    row = index.row(number)
+    with (root / row.shard).open("r+b") as file:
+        file.seek(row.latents_offset + 1000)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_a_damaged_song_stops_the_run_or_is_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    songs = [build_song(number, 4) for number in range(3)]
+    root = write_tiny_dataset(tmp_path, songs)
+    damage(root, songs[1].key)
+    with pytest.raises(ShardError, match=f"train/000000.tar: sample '{songs[1].key}': checksum differs"):
+        open_batches(root, trainer__batch_size=3).train_batch(0, 0, 1)
+    skipping = open_batches(root, trainer__batch_size=3, data__on_bad_shard="skip")
+    for step in range(2):
+        batch = skipping.train_batch(step, 0, 1)
+        keys = [song[1] for song in songs_of(batch.micro_batches)]
+        assert len(keys) == 3
+        assert songs[1].key not in keys
+        assert batch.num_skipped["damaged: train/000000.tar"] == batch.num_skipped.total() >= 1
+    assert caplog.text.count("checksum differs") == 1, "named once"
+
+
+def test_a_missing_shard_is_skipped_and_counted(tmp_path: Path):
+    songs = [build_song(number, 4) for number in range(4)]
+    rows = write_shard(tmp_path / "train" / "000000.tar", songs[:2])
+    write_tiny_dataset(tmp_path / "whole", songs)
+    rows += write_shard(tmp_path / "train" / "000001.tar", songs[2:])
+    write_index(tmp_path, rows)
+    write_dataset_info(tmp_path, read_dataset_info(tmp_path / "whole"))
+    (tmp_path / "train" / "000001.tar").unlink()
+    batch = open_batches(tmp_path, trainer__batch_size=4, data__on_bad_shard="skip").train_batch(0, 0, 1)
+    assert {song[1] for song in songs_of(batch.micro_batches)} <= {song.key for song in songs[:2]}
+    assert batch.num_skipped["damaged: train/000001.tar"] >= 2
 
 
 RULES = CropRules(min_frames=50, max_frames=125, block_frames=16, max_lyric_tokens=60, seconds_per_tag=1.0)
@@ -136,6 +199,25 @@ def test_crops_begin_and_end_at_sections(seed: int):
     num_verses = round((crop.end_frame - max(crop.start_frame, SECTION_FRAMES)) / SECTION_FRAMES)
     assert crop.lyric_ids.count(TAG_IDS["verse"]) == num_verses
     assert crop.lyric_ids.count(LINE_IDS[0]) == num_verses
+
+
+def test_crops_are_about_as_long_as_wanted():
+    """Of the released lengths: 60 to 150 s of songs of 4 min, in sections of 10 to 30 s."""
+    rules = CropRules(min_frames=1500, max_frames=3750, block_frames=16, max_lyric_tokens=600, seconds_per_tag=1.0)
+    generator = np.random.default_rng(0)
+    wanted, found = [], []
+    for _ in range(300):
+        cuts = np.cumsum([0, *generator.integers(250, 750, 12)])
+        spans = [{"label": "inst", "start_frame": a, "end_frame": b} for a, b in zip(cuts, cuts[1:], strict=False)]
+        song = {"lyrics_source": "clean", "num_frames": int(cuts[-1]), "sections": spans, "lines": []}
+        wanted.append(draw_length(song["num_frames"], rules, generator))
+        found.append(choose_crop(song, rules, generator, wanted[-1]).num_frames)
+    assert min(found) >= 1500 - 16
+    assert max(found) <= 3750
+    assert np.ptp(found) > 1800, "all lengths come up"
+    miss = np.subtract(found, wanted)
+    assert abs(miss.mean()) < 25
+    assert np.abs(miss).mean() < 200
 
 
 def test_long_sections_are_cut_between_lines():
@@ -173,8 +255,19 @@ def test_lyrics_over_budget_give_a_shorter_crop():
 
 def test_lyrics_that_fit_in_no_crop_are_a_reason_to_skip():
     rules = CropRules(min_frames=100, max_frames=200, block_frames=16, max_lyric_tokens=1, seconds_per_tag=1.0)
-    with pytest.raises(UnusableSongError, match="max_lyric_tokens in every span"):
+    with pytest.raises(UnusableSongError, match="no span with 1 to .*max_lyric_tokens symbols"):
         choose_crop(build_song(1).metadata, rules, np.random.default_rng(0))
+
+
+def test_no_crop_is_without_a_symbol_of_lyrics():
+    rules = CropRules(min_frames=50, max_frames=60, block_frames=16, max_lyric_tokens=60, seconds_per_tag=5.0)
+    song = build_song(1, 6).metadata
+    for seed in range(30):
+        crop = choose_crop(song, rules, np.random.default_rng(seed))
+        assert crop.lyric_ids
+        assert crop.start_frame >= SECTION_FRAMES, "nothing is sung in the intro, which is too short for a tag"
+    with pytest.raises(UnusableSongError, match="no span with 1 to .*max_lyric_tokens symbols"):
+        choose_crop(song | {"lines": []}, rules, np.random.default_rng(0))
 
 
 def test_songs_without_line_times_are_used_whole_or_not_at_all():
@@ -214,7 +307,9 @@ def test_a_dataset_of_unusable_songs_is_refused_with_the_reason(tmp_path: Path):
 
 
 def test_a_dataset_of_short_songs_is_refused(tmp_path: Path):
-    with pytest.raises(BatchError, match=r"1 songs, the longest of 2\.4 s, .* data\.min_crop_s = 3"):
+    with pytest.raises(
+        BatchError, match=r"no song has 75 frames.*of 1 songs the longest has 2\.4 s, and data\.min_crop_s = 3"
+    ):
         open_songs(tmp_path, [build_song(0, 1)], data__min_crop_s=3.0)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.bench import main
-from model.bench_train import make_config, make_songs
+from model.bench_train import make_config, make_micro_batch
 from model.noise import draw
 from model.plain_trainer import PlainModel
 from model.song_model import SongModel
@@ -20,7 +20,7 @@ def test_the_plain_model_computes_the_same(monkeypatch: pytest.MonkeyPatch):
     ours = SongModel(config.model)
     torch.manual_seed(0)
     plain = PlainModel(SongModel(config.model))
-    songs = make_songs(config.model, range(3))
+    songs = make_micro_batch(config.model, range(3))
     draws = draw(songs.seeds, (songs.batch.num_frames_B // 16).tolist(), config.model)
     loss, plain_loss = ours(songs.batch, draws).loss(), plain(songs.batch, draws, 0.1)
     assert float(plain_loss) == pytest.approx(float(loss), rel=1e-6)
@@ -32,7 +32,8 @@ def test_the_plain_model_computes_the_same(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-def test_the_command_prints_ratios(capfd: pytest.CaptureFixture[str]):
+def test_the_command_prints_ratios(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # other tests may share the cores
     code = main(["train", "--size", "small", "--repeats", "1"])
     figures = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert figures["largest_loss_difference"] < 1e-5

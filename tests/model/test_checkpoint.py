@@ -199,6 +199,50 @@ def test_other_tensors_are_refused_by_name_and_shape(run: Path, config: RunConfi
         load_weights(path, SongModel(config.model))
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(64, dtype=torch.int8), "tensor bos_D is of type I8, expected one of F64, F32, BF16, F16"),
+        (torch.full((64,), float("nan")), "tensor bos_D holds 64 values that are not finite"),
+        (torch.tensor([float("inf"), *[0.0] * 63]), "tensor bos_D holds 1 values that are not finite"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_by_name(
+    run: Path, config: RunConfig, value: torch.Tensor, message: str
+):
+    path = run / "step_000008" / "model.safetensors"
+    model = make_model(config, 0)
+    before = model.semantic_table.weight.clone()
+    save_file(load_file(path) | {"bos_D": value}, path, {"config": json.dumps(config.to_dict())})
+    for load in (lambda: load_model(path), lambda: load_weights(path, model)):
+        with pytest.raises(CheckpointError, match=message):
+            load()
+    assert torch.equal(model.semantic_table.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 64 * 2**20, "num_heads": 2**20}, "tensor bos_D has shape"),
+        ({"codebook_size": 2**40}, "semantic_table.weight has shape"),
+        ({"ffn_scale": 2**60}, "sizes that cannot be built"),
+        ({"lm_layers": 2**30}, "claims 1073741825 layers, it holds 35 tensors"),
+        ({"conditions": {"vocabulary_size": 2**45}}, "symbols.weight has shape"),
+    ],
+)
+def test_a_claim_of_any_size_costs_no_memory(
+    run: Path, config: RunConfig, changes: dict, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    path = run / "step_000008" / "model.safetensors"
+    tree = config.to_dict()
+    changes = {"conditions": {**tree["model"]["conditions"], **changes.pop("conditions", {})}, **changes}
+    tree["model"] |= changes
+    save_file(load_file(path), path, {"config": json.dumps(tree)})
+    monkeypatch.setattr(SongModel, "to_empty", lambda *_, **__: pytest.fail("memory was taken"))
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+
+
 def test_pickles_are_refused(tmp_path: Path, config: RunConfig):
     path = tmp_path / "model.safetensors"
     path.write_bytes(pickle.dumps({"bos_D": [1.0]}))

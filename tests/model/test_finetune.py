@@ -1,6 +1,5 @@
 """Fine-tuning: from given weights, with a new codebook, adapters or frozen parts; and what is refused."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,9 @@ from model.ranks import Ranks
 from model.reference_weights import export_reference
 from model.settings import FinetuneConfig, RunConfig
 from model.song_model import SongModel
-from model.trainer import join_ranks, leave_ranks
 from model.training_run import TrainingRun
 
 from .tiny_dataset import build_song, tiny_config, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR"):
-            environment.setenv(name, "")
-            environment.delenv(name)
-        yield join_ranks()
-        leave_ranks()
 
 
 @pytest.fixture(scope="module")

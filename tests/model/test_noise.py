@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from model.config import DropoutConfig, ModelConfig
-from model.noise import draw
+from model.noise import draw, draw_block
 
 
 def test_a_songs_draws_do_not_depend_on_its_company(tiny_config: ModelConfig) -> None:
@@ -68,3 +68,32 @@ def test_without_dropout_only_the_masks_change(tiny_config: ModelConfig) -> None
     assert hiding.drop_hidden_N.any()
     for mask in (seeing.drop_conditions_B, seeing.drop_prompt_B, seeing.drop_hidden_N, seeing.drop_semantic_N):
         assert not mask.any()
+
+
+def test_blocks_left_out_leave_the_expected_flow_error_as_it_is(tiny_config: ModelConfig) -> None:
+    thinning = replace(tiny_config, dropout=replace(tiny_config.dropout, blocks=0.5))
+    num_blocks = [5, 1, 8]
+    weights = torch.stack([draw(range(k, k + 3), num_blocks, thinning).block_weight_N for k in range(0, 3000, 3)])
+    assert (weights > 0).sum(dim=1).eq(2 + 1 + 4).all()  # half, rounded, and one at least
+    assert_close(weights.sum(dim=1), torch.full((1000,), 14.0))
+    assert_close(weights.mean(dim=0), torch.ones(14), rtol=0, atol=0.15)  # every block counts once on average
+    plain, thinned = (draw(range(3), num_blocks, config) for config in (tiny_config, thinning))
+    assert torch.equal(plain.noise_NPC, thinned.noise_NPC)
+    assert torch.equal(plain.drop_hidden_N, thinned.drop_hidden_N)
+    assert plain.block_weight_N is None
+    assert draw(range(3), num_blocks, thinning, with_dropout=False).block_weight_N is None
+    kept = thinned.leave_blocks_out()
+    assert torch.equal(kept.time_N, thinned.time_N[thinned.block_weight_N > 0])
+    assert len(kept.noise_NPC) == len(kept.block_weight_N) == 7
+
+
+def test_a_blocks_draws_depend_on_seed_and_number_alone(tiny_config: ModelConfig) -> None:
+    uniform, noise = draw_block(3, 5, tiny_config)
+    assert uniform.shape == (4,)
+    assert ((uniform > 0) & (uniform <= 1)).all()
+    assert noise.shape == (4, 3)
+    assert torch.equal(noise, draw_block(3, 5, tiny_config)[1])
+    others = [draw_block(seed, block, tiny_config)[1] for seed, block in ((3, 4), (5, 3), (2**70 + 3, 5))]
+    assert not any(torch.equal(noise, other) for other in others)
+    with pytest.raises(ValueError, match="song seed -1 is negative"):
+        draw_block(-1, 0, tiny_config)

@@ -1,29 +1,15 @@
-"""Songs of noise are a dataset like any other, and the benchmark of steps trains on them."""
+"""Random songs are songs, and a function of their number."""
 
-import json
-from pathlib import Path
+import torch
 
-import pytest
+from model.random_songs import make_songs
 
-from model.bench import main
-from model.random_songs import write_random_dataset
-from shards.verify import verify
+from .test_bench import TINY
 
 
-def test_the_dataset_is_whole(tmp_path: Path):
-    write_random_dataset(tmp_path, 9, (20, 30))
-    report = verify(tmp_path)
-    assert not report.problems
-    assert report.num_samples == 9
-
-
-@pytest.mark.slow
-def test_steps_are_measured(capfd: pytest.CaptureFixture[str]):
-    sizes = ["model.dim=64", "model.num_heads=1", "model.lm_layers=1", "model.dit_layers=1", "data.max_crop_s=8"]
-    options = [word for size in sizes for word in ("--set", size)]
-    assert main(["step", "--config", "miniature.yaml", "--steps", "1", "--songs", "9", *options]) == 0
-    figures = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
-    assert figures["step_s_median"] > 0
-    assert figures["data_wait_share"] < 0.5
-    assert figures["mfu"] is None, "the peak of a CPU is not known"
-    assert main(["step", "--config", "fill.yaml"]) == 2
+def test_a_song_does_not_depend_on_its_company() -> None:
+    both, one = make_songs(TINY, [48, 32], [3, 5], [7, 8]), make_songs(TINY, [32], [5], [8])
+    assert torch.equal(both.latents_BTC[1, :32], one.latents_BTC[0])
+    assert torch.equal(both.semantic_tokens_BT[1, :32], one.semantic_tokens_BT[0])
+    assert torch.equal(both.lyric_ids_BL[1], one.lyric_ids_BL[0])
+    assert not torch.equal(both.prompts_BNC[0], one.prompts_BNC[0])

@@ -81,8 +81,16 @@ def test_what_does_not_fit_is_named(tiny_config: ModelConfig, make_model: MakeMo
         from_reference(weights | {"surprise": torch.zeros(1)}, tiny_config)
     with pytest.raises(WeightsError, match=r"pre_norm\.beta is expected to be all zeros"):
         from_reference(weights | {"nar_dit.layers.0.pre_norm.beta": torch.ones(64)}, tiny_config)
+    with pytest.raises(WeightsError, match="1 unknown keys, first surprise.beta"):
+        from_reference(weights | {"surprise.beta": torch.zeros(1)}, tiny_config)
+    with pytest.raises(WeightsError, match="bos_token is of type torch.int8, expected floats"):
+        from_reference(weights | {"bos_token": weights["bos_token"].to(torch.int8)}, tiny_config)
+    with pytest.raises(WeightsError, match="bos_token holds values that are not finite"):
+        from_reference(weights | {"bos_token": weights["bos_token"] / 0}, tiny_config)
+    with pytest.raises(WeightsError, match="some keys stand there with and without 'model.'"):
+        from_reference(weights | {"model.bos_token": weights["bos_token"]}, tiny_config)
     save_file(weights, tmp_path / "weights.safetensors")
-    with pytest.raises(WeightsError, match=r"project_prompt.weight has shape \(64, 3\), expected \(64, 4\)"):
+    with pytest.raises(WeightsError, match=r"block_conv.1.weight has shape \(64, 12\), this model expects \(64, 16\)"):
         load_reference(SongModel(replace(tiny_config, latent_channels=4)), tmp_path / "weights.safetensors")
 
 

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from model.config import ConfigError, ModelConfig
 from model.flow import integrate
 from model.noise import Draws
-from model.sampling import PRESETS, GeneratedSong, SamplingConfig, generate
+from model.plain_loop import ConcatenatingBranch, RereadingBranch, write_song
+from model.sampling import PRESETS, GeneratedSong, Opening, SamplingConfig, generate
 from model.song_batch import SongBatch, count_blocks
 from model.song_model import SongModel
 from model.song_writer import SongWriter
@@ -170,6 +171,66 @@ def test_length_is_rounded_up_to_blocks_and_progress_told(make_model: MakeModel)
     assert generate(make_model(), [], [], [], FAST) == []
 
 
+@pytest.mark.parametrize("penalty", [1.0, 2.0])
+def test_a_song_cut_and_continued_is_the_song_uncut(make_model: MakeModel, penalty: float) -> None:
+    model = make_model().double()
+    model.set_latent_statistics(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 3.0, 2.0]))
+    with torch.no_grad():
+        model.semantic_head.classify.bias[-1] = -1e4  # EOS is no part of an opening
+    config = replace(FAST, max_frames=24, repetition_penalty=penalty)
+    whole = generate(model, LYRICS, PROMPTS, [5, 6, 7], config)
+    num_kept = [8, 0, 16]
+    openings = [
+        Opening(song.semantic_tokens[:count], song.latents[:count]) if count else None
+        for song, count in zip(whole, num_kept, strict=True)
+    ]
+    handed: list[int] = []
+    longer = generate(
+        model, LYRICS, PROMPTS, [5, 6, 7], config, openings=openings, on_block=lambda song, _: handed.append(song)
+    )
+    for song, before, count in zip(longer, whole, num_kept, strict=True):
+        assert len(song.semantic_tokens) == count + 24
+        assert song.semantic_tokens[:24].tolist() == before.semantic_tokens.tolist()
+        assert_close(song.latents[:24], before.latents, rtol=1e-4, atol=1e-3)  # latents are float32
+    assert handed == [0, 1, 2] * 6
+
+
+def test_blocks_are_handed_on_as_they_are_rendered(make_model: MakeModel) -> None:
+    pieces: dict[int, list[Tensor]] = {0: [], 1: []}
+    songs = generate(
+        make_model(), LYRICS[:2], PROMPTS[:2], [0, 1], FAST, on_block=lambda song, latents: pieces[song].append(latents)
+    )
+    for number, song in enumerate(songs):
+        assert [len(piece) for piece in pieces[number]] == [4] * 4
+        assert torch.equal(torch.cat(pieces[number]), song.latents)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "latents", "message"),
+    [
+        (torch.zeros(6).long(), torch.zeros(6, 3), r"opening has tokens \(6,\) .* a multiple of block_frames 4"),
+        (torch.zeros(4).long(), torch.zeros(4, 2), r"latents \(4, 2\), expected \[T\] and \[T, 3\]"),
+        (torch.full((4,), 20), torch.zeros(4, 3), r"song 0: opening: semantic token 20 is outside 0\.\.19"),
+        (torch.zeros(4).long(), torch.full((4, 3), float("inf")), "song 0: opening: latents are not finite"),
+    ],
+)
+def test_bad_openings_are_refused(make_model: MakeModel, tokens: Tensor, latents: Tensor, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        generate(make_model(), [[1]], [torch.zeros(0, 3)], [0], FAST, openings=[Opening(tokens, latents)])
+
+
+@pytest.mark.parametrize("kind", [RereadingBranch, ConcatenatingBranch])
+def test_a_plain_loop_writes_the_same_song(make_model: MakeModel, kind: type[RereadingBranch]) -> None:
+    """What `python -m model.bench generate` compares with does the same work."""
+    model = make_model().double()
+    with torch.no_grad():
+        model.semantic_head.classify.bias[-1] += 1.0
+    config = replace(FAST, max_frames=24, stop_at_eos=True)
+    for number in range(3):
+        (expected,) = generate(model, LYRICS[number : number + 1], PROMPTS[number : number + 1], [number], config)
+        assert_same(write_song(model, kind, LYRICS[number], PROMPTS[number], number, config), expected)
+
+
 def test_a_bfloat16_model_writes_songs(make_model: MakeModel) -> None:
     (song,) = generate(make_model().bfloat16(), LYRICS[:1], PROMPTS[:1], [0], FAST)
     assert song.latents.dtype == torch.float32
@@ -189,7 +250,7 @@ def test_a_bfloat16_model_writes_songs(make_model: MakeModel) -> None:
 def test_bad_conditions_are_refused(make_model: MakeModel, lyrics: list[int], prompt: Tensor, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         generate(make_model(), [lyrics], [prompt], [0], FAST)
-    with pytest.raises(ConfigError, match="1 lyrics, 1 prompts and 0 seeds"):
+    with pytest.raises(ConfigError, match="1 lyrics, 1 prompts, 0 seeds and 1 openings"):
         generate(make_model(), [lyrics], [prompt], [], FAST)
 
 

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import ModelConfig
 from model.noise import Draws
-from model.size import count_parameters, flops_per_step
+from model.settings import load_config
+from model.size import count_parameters, expected_days, flops_per_step
 from model.song_batch import SongBatch
 from model.song_model import SongModel
 
@@ -48,6 +49,30 @@ def test_checkpointing_costs_one_more_forward_pass(tiny_config: ModelConfig) -> 
     plain = flops_per_step(tiny_config, [8], [5], [6])
     saving = flops_per_step(tiny_config, [8], [5], [6], checkpoint_activations=True)
     assert saving["total"] == pytest.approx(plain["total"] * 4 / 3)
+    selective = flops_per_step(tiny_config, [8], [5], [6], checkpoint_activations="selective")
+    assert selective["lm_attention"] == plain["lm_attention"]
+    # Feed-forwards of twice the width hold 6 of a layer's 10 matrices of width squared.
+    assert selective["lm_dense"] == pytest.approx(plain["lm_dense"] * (3 + 0.6) / 3)
+
+
+def test_blocks_left_out_cost_nothing(tiny_config: ModelConfig) -> None:
+    fewer = replace(tiny_config, dropout=replace(tiny_config.dropout, blocks=0.75))
+    plain, thinned = flops_per_step(tiny_config, [32], [5], [6]), flops_per_step(fewer, [32], [5], [6])
+    assert thinned["dit_dense"] == plain["dit_dense"] / 4
+    assert thinned["lm_dense"] == plain["lm_dense"]
+
+
+def test_the_papers_week_is_the_mfu_that_the_arithmetic_says() -> None:
+    flops = flops_per_step(ModelConfig(), [2624] * 128)["total"]
+    assert expected_days(flops, 150_000, mfu=0.362) == pytest.approx(7.0, rel=0.01)  # songs of 105 s
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("full.yaml", 1872.37), ("paper.yaml", 1419.35), ("long.yaml", 1872.37), ("tiny.yaml", 1268.34)],
+)
+def test_shipped_sizes(name: str, millions: float) -> None:
+    assert count_parameters(load_config(name).model)["total"] / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 def test_fixed_padding_is_paid_for(tiny_config: ModelConfig) -> None:

@@ -9,6 +9,8 @@ import torch
 from model.config import ModelConfig
 from model.song_batch import BatchError, SongBatch
 
+NUM_LYRICS = (5, 9, 4)
+
 
 def damage(batch: SongBatch, name: str, index: tuple[int, ...], value: float) -> SongBatch:
     tensor = getattr(batch, name).clone()
@@ -17,7 +19,7 @@ def damage(batch: SongBatch, name: str, index: tuple[int, ...], value: float) ->
 
 
 def test_a_good_batch_passes(tiny_config: ModelConfig, make_batch: Callable[..., SongBatch]) -> None:
-    make_batch().validate(tiny_config)
+    make_batch(num_lyrics=NUM_LYRICS).validate(tiny_config)
 
 
 @pytest.mark.parametrize(
@@ -29,11 +31,12 @@ def test_a_good_batch_passes(tiny_config: ModelConfig, make_batch: Callable[...,
         ("semantic_tokens_BT", (0, 3), 20, "song-0: semantic token 20 at position 3 is outside 0..19"),
         ("semantic_tokens_BT", (1, 5), 3, "song-1: after its 4 frames stand ids other than EOS, 20"),
         ("lyric_ids_BL", (1, 2), 12, "song-1: lyric id 12 at position 2 is outside 0..11"),
-        ("lyric_ids_BL", (2, 0), 5, "song-2: after its 0 lyric symbols stand ids other than -1"),
+        ("lyric_ids_BL", (2, 4), 5, "song-2: after its 4 lyric symbols stand ids other than -1"),
         ("latents_BTC", (2, 5, 1), float("nan"), "song-2: latents not finite at frame 5, in 1 frames"),
         ("prompts_BNC", (0, 4, 0), float("inf"), "song-0: prompt not finite at frame 4"),
         ("num_lyrics_B", (0,), 11, "song-0: 11 lyric symbols, the budget max_lyric_tokens is 10"),
-        ("num_lyrics_B", (0,), 10, "song-0: 10 lyric symbols in a table of 9 columns"),
+        ("num_lyrics_B", (0,), 10, "song-0: 10 lyric symbols, expected 1 to 9"),
+        ("num_lyrics_B", (2,), 0, "song-2: 0 lyric symbols, expected 1 to 9"),
         ("num_prompt_frames_B", (2,), 7, "song-2: prompt of 7 frames, expected 0 to 6"),
     ],
 )
@@ -46,7 +49,7 @@ def test_bad_songs_are_named(
     message: str,
 ) -> None:
     with pytest.raises(BatchError, match=message):
-        damage(make_batch(), name, index, value).validate(tiny_config)
+        damage(make_batch(num_lyrics=NUM_LYRICS), name, index, value).validate(tiny_config)
 
 
 def test_shapes_must_agree(tiny_config: ModelConfig, make_batch: Callable[..., SongBatch]) -> None:

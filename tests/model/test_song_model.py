@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.testing import assert_close
 
 from model.config import ConfigError, ModelConfig
 from model.interleave import Packing
 from model.noise import Draws
+from model.recompute import Recompute
 from model.song_batch import SongBatch, count_blocks, mark_blocks
 from model.song_model import SongModel
 
@@ -175,13 +177,48 @@ def test_autocast_trains_too(make_model: MakeModel, make_batch: MakeBatch, draw_
     loss.backward()
 
 
-def test_checkpointing_changes_no_gradient(make_model: MakeModel, make_batch: MakeBatch, draw_for: DrawFor) -> None:
+@pytest.mark.parametrize("recompute", ["selective", True])
+@pytest.mark.parametrize("conditioning", ["prepend", "adaln"])
+def test_recomputing_changes_no_gradient_and_keeps_less(
+    tiny_config: ModelConfig,
+    make_model: MakeModel,
+    make_batch: MakeBatch,
+    draw_for: DrawFor,
+    recompute: Recompute,
+    conditioning: str,
+) -> None:
+    config = replace(tiny_config, time_conditioning=conditioning)
     batch = make_batch()
-    plain, saving = make_model(), make_model(checkpoint_activations=True)
+    plain, saving = make_model(config), make_model(config, checkpoint_activations=recompute)
+    kept = []
     for model in (plain, saving):
-        model(batch, draw_for(batch)).loss().backward()
+        sizes: list[int] = []
+        with saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
+            loss = model(batch, draw_for(batch)).loss()
+        kept.append(sum(sizes))
+        loss.backward()
+    assert kept[1] < 0.7 * kept[0]
     for (name, first), second in zip(plain.named_parameters(), saving.parameters(), strict=True):
         assert_close(first.grad, second.grad, msg=name)
+
+
+def test_blocks_left_out_are_no_part_of_the_flow_error(
+    make_model: MakeModel, make_batch: MakeBatch, draw_for: DrawFor
+) -> None:
+    model, batch = make_model(), make_batch([12, 4, 8])
+    weights = torch.tensor([0.0, 1.5, 1.5, 1.0, 2.0, 0.0])
+    rendered: list[int] = []
+    model.dit.register_forward_pre_hook(lambda _, inputs: rendered.append(len(inputs[0])))
+    full = model(batch, draw_for(batch))
+    alone = [
+        model(batch, draw_for(batch, block_weight_N=torch.eye(6)[block])).flow_sum_B for block in range(6)
+    ]  # one block at a time
+    assert_close(torch.stack(alone).sum(dim=0), full.flow_sum_B)
+    found = model(batch, draw_for(batch, block_weight_N=weights))
+    assert_close(found.flow_sum_B, (torch.stack(alone) * weights[:, None]).sum(dim=0))
+    assert_close(found.ce_sum_B, full.ce_sum_B)
+    assert found.num_blocks_B.tolist() == [3, 1, 2]
+    assert rendered == [6, *[1] * 6, 4]
 
 
 def test_the_block_encoder_matches_the_reference(shared: Path) -> None:

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,16 @@ from model.ranks import Ranks
 from model.settings import RunConfig
 from model.song_model import SongModel
 from model.train import main
-from model.trainer import NonFiniteLossError, Trainer, join_ranks, leave_ranks
+from model.trainer import NonFiniteLossError, Trainer
 from model.training_run import PeerError, TrainingRun
 from shards.index import read_index
 from shards.reader import ShardReader
 from shards.schema import ShardError
 
+from .conftest import OF_RANKS
 from .tiny_dataset import build_song, tiny_config, write_tiny_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 BETA_1 = 0.9  # after one step AdamW's first moment is a tenth of the clipped gradient
 
 
@@ -42,16 +41,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = [build_song(number, 4 + number % 3) for number in range(7)]
     val = [build_song(number, 5, split="val") for number in range(3)]
     return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), train, val)
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with pytest.MonkeyPatch.context() as environment:  # what joining sets must not reach the commands of other tests
-        for name in OF_RANKS:
-            environment.setenv(name, "")
-            environment.delenv(name)
-        yield join_ranks()
-        leave_ranks()
 
 
 def make_trainer(dataset: Path, ranks: Ranks, **changes: Any) -> tuple[Trainer, Batches]:

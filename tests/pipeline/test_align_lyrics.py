@@ -1,16 +1,109 @@
+"""The stage as a whole: its verdicts, and what becomes of every given line."""
+
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from pipeline.align_lyrics import AlignLyrics
-from pipeline.song import Drop, Song, Transcript
+from pipeline import align_lyrics
+from pipeline.align_lyrics import AlignLyrics, measure_evidence
+from pipeline.song import Drop, Song, Transcript, Word
+
+from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, hear
+
+
+def open_song(lyrics: str, heard: list[Word]) -> Song:
+    song = Song(song_id="a", path=Path("a.wav"), audio="a.wav", lyrics_text=lyrics, language="en", duration_s=20.0)
+    song.voice = song.speech = np.zeros(16_000, np.float32)
+    song.transcript = Transcript(heard, "en", 0.0)
+    return song
+
+
+def align(monkeypatch: pytest.MonkeyPatch, song: Song, audio: SungSong) -> Song | Drop:
+    monkeypatch.setattr(align_lyrics, "SungAudio", lambda *_: audio)
+    stage = AlignLyrics(AlignLyrics.Config(model_name="unused"))
+    stage._whisper = None  # type: ignore[assignment]
+    stage._aligners = SimpleNamespace(  # type: ignore[assignment]
+        for_language=lambda _: SimpleNamespace(open_song=lambda *_: None)
+    )
+    return stage.process(song)
 
 
 def test_headers_reach_the_stage_that_labels_sections():
-    song = Song(song_id="a", path=Path("a.wav"), audio="a.wav", lyrics_text="[Verse]\n\n[Guitar Solo]\n")
-    song.voice = np.zeros(16_000, np.float32)
-    song.transcript = Transcript([], "en", 0.0)
+    song = open_song("[Verse]\n\n[Guitar Solo]\n", [])
     result = AlignLyrics(AlignLyrics.Config(model_name="unused")).process(song)
     assert isinstance(result, Drop)
     assert result.reason == "no_lyrics"
     assert song.header_labels == ["verse", "inst"]
+
+
+def test_lines_are_kept_repaired_found_and_dropped(monkeypatch):
+    """One line was not heard, one is of another song, and one has a word that is not sung."""
+    sung_horses = "seven camels cross our valley"
+    lyrics = f"[Verse]\n{LANTERNS}\n{HARBOUR}\n{OTHER_SONG}\n[Chorus]\n{SUMMER}\n{HORSES}\n"
+    heard = [*hear(LANTERNS, 2), *hear(SUMMER, 10), *hear(sung_horses, 14)]
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 6), (SUMMER, 10), (sung_horses, 14))
+    song = open_song(lyrics, heard)
+    assert align(monkeypatch, song, audio) is song
+    assert [(line.text, line.section, line.edit) for line in song.lines] == [
+        (LANTERNS, "verse", "kept"),
+        (HARBOUR, "verse", "kept"),
+        (SUMMER, "chorus", "kept"),
+        (sung_horses, "chorus", "repaired"),
+    ]
+    assert [(line.text, line.reason) for line in song.dropped] == [(OTHER_SONG, "not_sung")]
+    assert [word.text for word in song.words if word.line == 3] == sung_horses.split()
+    assert [word.start_s for word in song.words if word.line == 1] == pytest.approx([6.0, 6.4, 6.8, 7.2, 7.6])
+    assert song.metrics["mean_score"] == pytest.approx(0.9)
+    assert song.metrics["given_found"] < 1.0
+
+
+def test_lines_span_their_words(monkeypatch):
+    """Also where the first word is so long that the search for it would start later."""
+
+    class Slow(SungSong):
+        def align(self, start_s, end_s, words):
+            timed = super().align(start_s, end_s, words)
+            return [type(timed[0])(start_s, timed[0].end_s, 0.9), *timed[1:]]
+
+    song = open_song(f"{LANTERNS}\n{HARBOUR}", [*hear(LANTERNS, 3), *hear(HARBOUR, 8)])
+    assert align(monkeypatch, song, Slow((LANTERNS, 3), (HARBOUR, 8))) is song
+    for k, line in enumerate(song.lines):
+        words = [word for word in song.words if word.line == k]
+        assert (line.start_s, line.end_s) == (words[0].start_s, words[-1].end_s)
+
+
+def test_lyrics_of_another_song_are_a_mismatch(monkeypatch):
+    song = open_song(f"{OTHER_SONG}\n{HORSES}", [*hear(LANTERNS, 2), *hear(HARBOUR, 6)])
+    result = align(monkeypatch, song, SungSong((LANTERNS, 2), (HARBOUR, 6)))
+    assert isinstance(result, Drop)
+    assert result.reason == "lyrics_mismatch"
+    assert [line.text for line in song.dropped] == [OTHER_SONG, HORSES]
+
+
+@pytest.mark.parametrize("score", [0.9, 0.3])
+def test_lyrics_that_only_the_recogniser_heard_are_not_sung(monkeypatch, score):
+    song = open_song(f"{LANTERNS}\n{HARBOUR}", [*hear(LANTERNS, 2, score=score), *hear(HARBOUR, 6, score=score)])
+    result = align(monkeypatch, song, SungSong((OTHER_SONG, 2), (OTHER_SONG, 6)))
+    assert isinstance(result, Drop)
+    assert result.reason == "low_coverage"
+    assert "no given line is borne out by the audio" in result.detail
+    assert [(line.text, line.reason) for line in song.dropped] == [(LANTERNS, "not_sung"), (HARBOUR, "not_sung")]
+
+
+def test_lyrics_that_explain_little_of_what_was_heard(monkeypatch):
+    other = [word for k in range(8) for word in hear(" ".join(f"{c * 7}{k}" for c in "bcdfg"), 6 + 2 * k)]
+    song = open_song(LANTERNS, [*hear(LANTERNS, 2), *other])
+    result = align(monkeypatch, song, SungSong((LANTERNS, 2)))
+    assert isinstance(result, Drop)
+    assert result.reason == "low_coverage"
+
+
+def test_evidence_is_what_the_order_of_the_words_adds():
+    lines = (LANTERNS, HARBOUR, SUMMER, HORSES)
+    heard = [word for k, text in enumerate(lines) for word in hear(text, 2.0 * k)]
+    assert measure_evidence(give(*lines), heard) > 0.6
+    assert measure_evidence(give(*lines), heard[::-1]) < 0.15
+    assert measure_evidence(give(OTHER_SONG), heard) < 0.15
+    assert measure_evidence(give("la la la la la"), hear("la la la la la la la la", 0)) == pytest.approx(0.0)

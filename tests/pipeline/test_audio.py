@@ -79,6 +79,23 @@ def test_a_cut_file_is_refused(tmp_path):
         decode_audio(tmp_path / "a.flac")
 
 
+@pytest.mark.parametrize("has_header", [True, False])
+def test_a_variable_bit_rate_without_a_header_is_no_cut_file(tmp_path, has_header):
+    """FFmpeg guesses the length of such an MP3 from its first frames: a quiet start makes it half as long again."""
+    samples = tone(20.0) * np.random.default_rng(0).standard_normal((2, 960_000)).astype(np.float32)
+    samples[:, :480_000] = 0
+    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+    frame.sample_rate = 48_000
+    with av.open(str(tmp_path / "a.mp3"), "w", options={"write_xing": str(int(has_header))}) as container:
+        stream = container.add_stream("libmp3lame", rate=48_000, layout="stereo")
+        stream.codec_context.flags |= 2  # AV_CODEC_FLAG_QSCALE: a variable rate
+        stream.codec_context.global_quality = 4 * 118
+        resampler = av.AudioResampler(format="fltp", layout="stereo", rate=48_000, frame_size=1_152)
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            container.mux(stream.encode(part))
+    assert decode_audio(tmp_path / "a.mp3").duration_s == pytest.approx(20.0, abs=0.1)
+
+
 def test_decoding_stops_at_the_longest_length(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(2.0).T, 48_000)
     with pytest.raises(AudioDecodeError, match="longer than 1 s"):

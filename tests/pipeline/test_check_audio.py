@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from pipeline.check_audio import CheckAudio, measure_audio
 from pipeline.song import Drop, Song
@@ -38,8 +39,35 @@ def test_faults_that_are_no_reason_to_drop_are_warnings(tmp_path):
     opposite[1] = -opposite[0]
     assert check(tmp_path, opposite).warnings == ["antiphase"]
     assert check(tmp_path, noise(2.0) + 0.2).warnings == ["dc_offset"]
-    assert check(tmp_path, np.sign(noise(2.0))).warnings == ["clipped"]
+    assert check(tmp_path, noise(2.0)[[0, 0]]).warnings == ["mono_as_stereo"]
+    mostly_silent = noise(4.0)
+    mostly_silent[:, 96_000:] = 0
+    mostly_silent[:, 90_000:96_000] = 0
+    assert check(tmp_path, mostly_silent).warnings == ["mostly_silent"]
     assert check(tmp_path, noise(2.0)).warnings == []
+
+
+@pytest.mark.parametrize("gain", [4.0, 1000.0])
+@pytest.mark.parametrize("level", [1.0, 0.3])
+def test_clipping_shows_at_any_level_and_under_an_offset(tmp_path, gain, level):
+    """A square wave that a limiter has made quieter is as clipped as before."""
+    clipped = level * np.clip(gain * noise(2.0), -0.5, 0.5).astype(np.float32)
+    assert "clipped" in check(tmp_path, clipped).warnings
+    assert "clipped" in check(tmp_path, clipped + 0.1).warnings
+
+
+def test_what_a_resampler_filled_up_is_told(tmp_path):
+    low = soxr.resample(noise(4.0).T, 48_000, 22_050).astype(np.float32)
+    song = check(tmp_path, soxr.resample(low, 22_050, 48_000).T)
+    assert song.warnings == ["upsampled"]
+    assert song.metrics["cutoff_hz"] == pytest.approx(11_000, rel=0.05)
+    assert check(tmp_path, noise(4.0)).metrics["cutoff_hz"] is None
+
+
+def test_a_wide_but_sound_stereo_image_is_no_fault(tmp_path):
+    song = check(tmp_path, noise(2.0))
+    assert abs(song.metrics["stereo_correlation"]) < 0.05
+    assert abs(song.metrics["side_db"]) < 0.5
 
 
 def test_loudness_of_the_standard_test_tone():

@@ -1,4 +1,14 @@
-from pipeline.locate_lines import Candidate, estimate_times, explain_runs, locate_lines
+from pipeline.locate_lines import (
+    Candidate,
+    copy_line,
+    estimate_times,
+    explain_runs,
+    inherit_sections,
+    is_clear,
+    locate_expected,
+    locate_lines,
+    recover_lines,
+)
 from pipeline.song import Word
 
 
@@ -42,22 +52,53 @@ def test_a_line_in_the_wrong_place_is_moved_to_where_it_is_sung():
     assert [c.text for c in found] == [given[1].text, given[2].text, given[0].text]
 
 
+def recover(found: list[Candidate], heard: list[Word]) -> list[Candidate]:
+    estimate_times(found, heard)
+    return recover_lines(found, heard)
+
+
 def test_a_sung_line_that_the_lyrics_lack_is_recovered_when_heard_with_confidence():
     given = lines("silver lanterns over water", "nobody remembers summer")
     middle = hear("we danced until the music stopped", start_s=3.0)
     heard = hear("silver lanterns over water") + middle + hear("nobody remembers summer", start_s=9.0)
     found = solve(given, heard)
-    assert [(c.text, c.source, c.edit) for c in found][1] == ("we danced until the music stopped", "asr", "recovered")
-    assert found[1].section == "verse"
+    (line,) = recover(found, heard)
+    assert (line.text, line.source, line.edit) == ("we danced until the music stopped", "asr", "recovered")
+    assert is_clear(line, heard)
+    inherit_sections([found[0], line, found[1]])
+    assert (line.section, line.section_index) == ("verse", 0)
     for word in middle:
-        word.score = 0.2
-    assert len(solve(lines("silver lanterns over water", "nobody remembers summer"), heard)) == 2
+        word.score = 0.4
+    assert not is_clear(line, heard)
+
+
+def test_what_was_heard_in_the_time_of_a_line_is_not_recovered():
+    """The recogniser heard something else there: the audio says that the given line is sung."""
+    given = lines("silver lanterns over water", "walking home along the harbour", "nobody remembers summer")
+    heard = hear("silver lanterns over water") + hear("talking foam a long barber", start_s=3.0)
+    heard += hear("nobody remembers summer", start_s=9.0)
+    found = [given[0], given[2]]
+    locate_lines(found, heard)
+    assert [line.text for line in recover(found, heard)] == ["talking foam a long barber"]
+    given[1].start_s, given[1].end_s = 2.9, 5.1
+    assert recover_lines([found[0], given[1], found[1]], heard) == []
+    given[1].end_s = 3.7  # the last three words come after it
+    assert [line.text for line in recover_lines([found[0], given[1], found[1]], heard)] == ["a long barber"]
+
+
+def test_recovered_lines_end_at_pauses_sentences_and_segments():
+    heard = hear("we danced until. the music stopped") + hear("and then we sang", start_s=4.0)
+    heard += hear("nobody was there", start_s=5.6, segment=1) + hear("ah oh", start_s=20.0)
+    texts = [line.text for line in recover_lines([], heard)]
+    assert texts == ["we danced until.", "the music stopped", "and then we sang", "nobody was there"]
+    assert [len(line.words) for line in recover_lines([], hear("la " * 26))] == [12, 12]  # two words are no line
 
 
 def test_lyrics_of_another_song_are_not_found():
     given = lines("my heart is a burning engine", "love me like the thunder loves the rain")
     found = solve(given, hear("grandmother kept her letters in a box of painted tin and never told"))
-    assert not any(c.source == "lyrics" for c in found)
+    assert found == []
+    assert not any(c.is_found for c in given)
 
 
 def test_unheard_words_at_the_edges_get_time_but_no_room_of_their_neighbours():
@@ -72,3 +113,22 @@ def test_unheard_words_at_the_edges_get_time_but_no_room_of_their_neighbours():
 def test_nothing_heard_and_nothing_given():
     assert solve([], hear("la la la", score=0.1)) == []
     assert solve(lines("some line here"), []) == []
+
+
+def test_a_line_heard_badly_is_found_only_between_lines_that_were_heard():
+    texts = ("silver lanterns over water", "walking home along the harbour", "nobody remembers summer")
+    middle = "walking home in yellow boxes"  # two of five
+    given = lines(*texts)
+    heard = hear(f"{texts[0]} {middle} {texts[2]}")
+    locate_lines(given, heard)
+    assert [line.is_found for line in given] == [True, False, True]
+    locate_expected(given, heard)
+    assert (given[1].first_heard, given[1].last_heard) == (4, 8)
+
+
+def test_a_copy_has_no_place():
+    (line,) = lines("silver lanterns over water")
+    locate_lines([line], hear(line.text))
+    copy = copy_line(line)
+    assert (copy.words, copy.text, copy.section) == (line.words, line.text, line.section)
+    assert not copy.is_found

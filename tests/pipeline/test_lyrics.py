@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.lyrics import (
@@ -65,6 +65,16 @@ def test_several_stamps_are_several_lines_in_time_order_under_their_header() -> 
     assert [header.label for header in parsed.headers] == ["verse", "chorus", "verse", "chorus"]
 
 
+def test_words_of_enhanced_lrc_that_are_chinese_are_joined() -> None:
+    parsed = parse_lyrics("[00:01.00]<00:01.00>我 <00:01.20>们 <00:02.00>go <00:03.00>now")
+    assert [line.text for line in parsed.lines] == ["我们 go now"]
+
+
+def test_case_is_kept_where_asked() -> None:
+    assert parse_lyrics("SING IT OUT LOUD (HEY)", keep_case=True).lines[0].full_text == "SING IT OUT LOUD (HEY)"
+    assert parse_lyrics("SING IT OUT LOUD (HEY)").lines[0].full_text == "Sing it out loud (hey)"
+
+
 def test_srt_cues_give_times() -> None:
     parsed = parse_lyrics(
         "1\n00:00:01,500 --> 00:00:04,000\nHello there\nmy friend\n\n2\n00:00:05,000 --> 00:00:06,000\nBye"
@@ -86,6 +96,7 @@ def test_a_clock_time_in_words_is_no_stamp() -> None:
     ("text", "expected"),
     [
         ("Hello (x2)\nbye", [("Hello", "kept"), ("Hello", "expanded"), ("bye", "kept")]),
+        ("Hello [x2] [softly]", [("Hello", "kept"), ("Hello", "expanded")]),
         ("Hello x3", [("Hello", "kept"), ("Hello", "expanded"), ("Hello", "expanded")]),
         ("a b\nc d\n(x2)", [("a b", "kept"), ("c d", "kept"), ("a b", "expanded"), ("c d", "expanded")]),
         ("x y\n\na b\n(x2)", [("x y", "kept"), ("a b", "kept"), ("a b", "expanded")]),
@@ -244,6 +255,7 @@ def test_empty_and_instrumental_lyrics() -> None:
     assert parse_lyrics("此歌曲为没有填词的纯音乐，请您欣赏").is_marked_instrumental
 
 
+@settings(deadline=None)  # a busy machine is no fault of the code
 @given(st.text(alphabet=st.sampled_from("ab 你x2:[]()<>./-&;#\n0149verschou"), max_size=200))
 def test_every_input_line_is_accounted_for(text: str) -> None:
     parsed = parse_lyrics(text)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.lyrics_encoding import MAX_LYRICS_BYTES, LyricsError, clean_text, decode_lyrics, read_lyrics
@@ -72,6 +72,7 @@ def test_piled_up_accents_are_cut() -> None:
     assert len(clean_text("a" + "\u0301\u0316" * 50_000)) <= 5
 
 
+@settings(deadline=None)  # a busy machine is no fault of the code
 @given(st.binary(max_size=300))
 def test_any_bytes_decode_or_raise_lyrics_error(data: bytes) -> None:
     try:
@@ -94,3 +95,19 @@ def test_read_lyrics_refuses_what_is_no_file(tmp_path: Path) -> None:
 def test_read_lyrics_reads_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(CHINESE.encode("gbk"))
     assert read_lyrics(tmp_path / "a.txt") == CHINESE
+
+
+@pytest.mark.parametrize(
+    "text", ["Don’t say café, “mi corazón”", "Für dich – allein", "我们走在路上\n唱着一首歌", "Ça va, c’est l’été"]
+)
+def test_saved_misreadings_are_undone(text: str) -> None:
+    gaps = {0x81, 0x8D, 0x8F, 0x90, 0x9D}  # of Windows-1252; browsers show them as Latin-1 does
+    misread = "".join(chr(byte) if byte in gaps else bytes([byte]).decode("cp1252") for byte in text.encode())
+    assert decode_lyrics(misread.encode()) == text
+    if any(char > "\u3000" for char in text):
+        assert decode_lyrics(text.encode("gbk").decode("latin-1").encode()) == text
+
+
+@pytest.mark.parametrize("text", ["ÂME ÉPERDUE", "naïve Ã", "ÉTÉ À LA MER", "ñ", "øæå", "Où êtes-vous ?", "ÎÒÔÛ"])
+def test_accents_are_no_misreadings(text: str) -> None:
+    assert decode_lyrics(text.encode()) == text

@@ -74,6 +74,7 @@ def test_local_folder_without_weights_is_no_model(tmp_path: Path) -> None:
         ("/nowhere/vae", "vae", "local path /nowhere/vae"),
         ("htdemucs", "separator", "adefossez/HTDemucs"),
         ("large-v3", "asr", "Systran/faster-whisper-large-v3"),
+        ("wav2vec2-en", "aligner", "facebook/wav2vec2-base-960h"),
         ("codebook", "codebook", "local path codebook"),
         ("no-such-size", "asr", "local path no-such-size"),
         ("a/b/c/d.ckpt", "vae", "hub cache"),
@@ -328,7 +329,7 @@ def test_profiles_are_found_by_their_names() -> None:
 
 
 def make_profile(**names: str) -> Profile:
-    defaults = {stage: "/nowhere" for stage in ("separator", "asr", "muq", "codebook", "vae")}
+    defaults = {stage: "/nowhere" for stage in ("separator", "asr", "aligner", "muq", "codebook", "vae")}
     return Profile(name="test", muq_layer=1, **(defaults | names))  # type: ignore[arg-type]
 
 

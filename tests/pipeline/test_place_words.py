@@ -1,70 +1,163 @@
+"""Word times of lines whose places are roughly known, and the evidence for each line."""
+
 import numpy as np
 import pytest
 
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
-from pipeline.locate_lines import Candidate
-from pipeline.place_words import VoiceActivity, place_words
+from pipeline.place_words import advance_late, place_words, support_alone, widened
 from pipeline.whisper import MAX_WINDOW_S, TimedWord
 
-
-def voice_at(*spans: tuple[float, float], seconds: float = 10.0) -> np.ndarray:
-    samples = np.full(int(seconds * SPEECH_SAMPLE_RATE_HZ), 1e-5, dtype=np.float32)
-    for start_s, end_s in spans:
-        samples[int(start_s * SPEECH_SAMPLE_RATE_HZ) : int(end_s * SPEECH_SAMPLE_RATE_HZ)] = 0.3
-    return samples
+from .sung_song import HARBOUR, HORSES, LANTERNS, SUMMER, SungSong, give, place
 
 
-def line(text: str, start_s: float, end_s: float) -> Candidate:
-    return Candidate(text.split(), text, start_s=start_s, end_s=end_s)
+def place_at(*starts_s: float):
+    """Return lines of ten words (4 s) that are expected at these times, and a song in which they are sung there."""
+    texts = [" ".join(f"word{k}{letter}" for letter in "abcdefghij") for k in range(len(starts_s))]
+    lines = [place(line, start_s) for line, start_s in zip(give(*texts), starts_s, strict=True)]
+    return lines, SungSong(*zip(texts, starts_s, strict=True), duration_s=starts_s[-1] + 6.0)
 
 
-def test_silence_at_the_edges_of_a_word_is_not_part_of_it():
-    voice = VoiceActivity(voice_at((2.0, 3.0)))
-    tight = voice.tighten(TimedWord(1.0, 4.0, 0.9))
-    assert (tight.start_s, tight.end_s) == (pytest.approx(2.0, abs=0.04), pytest.approx(3.0, abs=0.04))
-    assert voice.tighten(TimedWord(5.0, 6.0, 0.9)) == TimedWord(5.0, 6.0, 0.9)
+def cut(lines, audio) -> list[int]:
+    """Return the number of lines in every window that was aligned."""
+    place_words(lines, audio)
+    return [len(words) // 10 for _, _, words in audio.windows]
 
 
-def test_a_pause_with_reverberation_in_it_is_not_part_of_the_word_after_it():
-    samples = voice_at((1.0, 2.0), (3.0, 4.0))
-    tail = np.exp(-np.arange(SPEECH_SAMPLE_RATE_HZ) / SPEECH_SAMPLE_RATE_HZ * 2).astype(np.float32)
-    samples[2 * SPEECH_SAMPLE_RATE_HZ : 3 * SPEECH_SAMPLE_RATE_HZ] = 0.1 * tail  # never below the floor of activity
-    voice = VoiceActivity(samples)
-    assert voice.share(2.0, 3.0) == 1.0
-    assert voice.tighten(TimedWord(2.0, 4.0, 0.9)).start_s == pytest.approx(3.0, abs=0.04)
-    assert voice.tighten(TimedWord(3.0, 4.0, 0.9)).start_s == pytest.approx(3.0, abs=0.04)
+def test_lines_that_follow_each_other_closely_share_a_window_of_twelve_seconds():
+    assert cut(*place_at(2.0, 6.0)) == [2]
+    assert cut(*place_at(2.0, 6.0, 10.0)) == [3]
+    assert cut(*place_at(2.0, 6.0, 10.1)) == [2, 1]
 
 
-def test_share_of_time_in_which_the_voice_sounds():
-    assert VoiceActivity(voice_at((2.0, 3.0))).share(1.0, 3.0) == pytest.approx(0.5, abs=0.02)
-    assert VoiceActivity(np.zeros(0, np.float32)).share(0.0, 1.0) == 0.0
+def test_windows_are_cut_at_long_pauses():
+    assert cut(*place_at(2.0, 7.4)) == [2]
+    assert cut(*place_at(2.0, 7.6)) == [1, 1]
+
+
+def test_windows_that_are_full_are_cut_at_the_widest_pause_of_their_second_half():
+    lines = give(*(" ".join(f"{name}{k}" for k in range(5)) for name in "abcdefg"))
+    starts_s = (0.0, 2.9, 5.0, 8.1, 10.2, 12.3, 14.4)  # pauses: 0.9, 0.1, 1.1, 0.1, 0.1, 0.1
+    audio = SungSong(*((line.text, start_s) for line, start_s in zip(lines, starts_s, strict=True)))
+    place_words([place(line, start_s) for line, start_s in zip(lines, starts_s, strict=True)], audio)
+    assert [len(words) // 5 for _, _, words in audio.windows] == [3, 4]
 
 
 def test_windows_fit_the_model_and_hold_every_line_once():
-    lines = [line(f"word{k} again", 5.0 * k, 5.0 * k + 4.0) for k in range(40)]
-    windows = []
+    lines, audio = place_at(*(5.0 * k for k in range(40)))
+    place_words(lines, audio)
+    assert all(end_s - start_s <= MAX_WINDOW_S for start_s, end_s, _ in audio.windows)
+    assert [word for _, _, words in audio.windows for word in words] == [word for x in lines for word in x.words]
+    assert [line.start_s for line in lines] == pytest.approx([5.0 * k for k in range(40)])
 
-    def align(start_s, end_s, words):
-        windows.append((start_s, end_s, list(words)))
-        step = (end_s - start_s) / len(words)
-        return [TimedWord(start_s + k * step, start_s + (k + 1) * step, 0.5) for k in range(len(words))]
 
-    place_words(lines, align, VoiceActivity(voice_at((0, 200), seconds=200)), 200.0)
-    assert all(end_s - start_s <= MAX_WINDOW_S for start_s, end_s, _ in windows)
-    assert [word for _, _, words in windows for word in words] == [word for x in lines for word in x.words]
-    onsets = [word.start_s for x in lines for word in x.timed]
-    assert onsets == sorted(onsets)
+def test_a_window_does_not_reach_into_the_lines_around_it():
+    lines, audio = place_at(2.0, 6.0, 10.1)
+    place_words(lines, audio)
+    spans = [(start_s, end_s) for start_s, end_s, _ in audio.windows]
+    assert spans == [pytest.approx((1.0, 10.3)), pytest.approx((9.8, 15.1))]  # 1 s around, 0.2 s into each other
+
+
+def test_lines_get_the_times_of_their_words():
+    lines = [place(line, start_s) for line, start_s in zip(give(LANTERNS, HARBOUR), (2.4, 4.6), strict=True)]
+    place_words(lines, SungSong((LANTERNS, 2), (HARBOUR, 5)))
+    assert [(line.start_s, line.end_s) for line in lines] == [pytest.approx((2.0, 4.0)), pytest.approx((5.0, 7.0))]
+    assert [line.support for line in lines] == [4.0, 4.0]
 
 
 def test_times_are_monotone_and_inside_the_song_whatever_the_aligner_says():
     rng = np.random.default_rng(0)
 
-    def align(start_s, end_s, words):
-        return [TimedWord(*sorted(rng.uniform(0, 20, 2)), 0.5) for _ in words]
+    class Confused(SungSong):
+        def align(self, start_s, end_s, words):
+            return [TimedWord(*sorted(rng.uniform(0, 20, 2)), 0.5) for _ in words]
 
-    lines = [line("one two three", 1.0, 3.0), line("four five", 4.0, 6.0)]
-    place_words(lines, align, VoiceActivity(voice_at()), 10.0)
+    lines = [place(line, start_s) for line, start_s in zip(give(LANTERNS, HARBOUR), (1.0, 4.0), strict=True)]
+    place_words(lines, Confused((LANTERNS, 1), (HARBOUR, 4), duration_s=10.0))
     words = [word for x in lines for word in x.timed]
     onsets = [word.start_s for word in words]
     assert onsets == sorted(onsets)
     assert all(0 <= word.start_s <= word.end_s <= 10.0 for word in words)
+
+
+def test_no_lines_are_no_error():
+    place_words([], SungSong())
+
+
+class Doubtful(SungSong):
+    """Says little for a line among others and more for a line alone."""
+
+    def __init__(self, among: float, *sung):
+        super().__init__(*sung)
+        self.among, self.questions = among, []
+
+    def measure_support(self, start_s, end_s, lines):
+        self.questions.append([" ".join(words) for words in lines])
+        return np.full(len(lines), self.among if len(self.questions) == 1 else 3.0)
+
+
+@pytest.mark.parametrize(("among", "support", "num_alone"), [(1.4, 3.0, 2), (1.6, 1.6, 0)])
+def test_doubtful_lines_are_asked_alone(among, support, num_alone):
+    lines = [place(line, start_s) for line, start_s in zip(give(LANTERNS, HARBOUR), (2, 4), strict=True)]
+    audio = Doubtful(among, (LANTERNS, 2), (HARBOUR, 4))
+    place_words(lines, audio)
+    assert [line.support for line in lines] == [support, support]
+    assert audio.questions == [[LANTERNS, HARBOUR], [LANTERNS], [HARBOUR]][: 1 + num_alone]
+
+
+def test_a_line_after_its_like_is_not_asked_alone():
+    """Alone it would be borne out by the singing of the line before."""
+    lines = [place(line, start_s) for line, start_s in zip(give(LANTERNS, LANTERNS), (2, 4), strict=True)]
+    place_words(lines, SungSong((LANTERNS, 2)))
+    assert [line.support for line in lines] == [4.0, 0.0]
+
+
+def test_evidence_is_asked_where_the_line_is_and_a_little_around():
+    audio = SungSong((LANTERNS, 1), (HARBOUR, 4), duration_s=6.1)
+    lines = [place(line, start_s) for line, start_s in zip(give(LANTERNS, HARBOUR), (0.1, 4), strict=True)]
+    assert widened(lines[0], audio) == pytest.approx((0.0, 2.4))
+    assert widened(lines[1], audio) == pytest.approx((3.7, 6.1))
+    assert support_alone(lines[1], HARBOUR.split(), audio) == 4.0
+    assert support_alone(lines[1], LANTERNS.split(), audio) == -2.0
+
+
+def test_a_long_first_word_starts_later_in_the_next_placement():
+    class Early(SungSong):
+        def align(self, start_s, end_s, words):
+            first, *rest = super().align(start_s, end_s, words)
+            return [TimedWord(start_s, first.end_s, first.score), *rest]
+
+    line = place(give(LANTERNS)[0], 4)
+    place_words([line], Early((LANTERNS, 5)))
+    assert (line.timed[0].start_s, line.start_s) == pytest.approx((3.0, 4.9))  # half a second before its end at 5.4
+
+
+LATE = [TimedWord(0.0, 2.0, 0.9), TimedWord(2.0, 3.0, 0.8), TimedWord(3.0, 3.4, 0.7)]
+
+
+def test_a_word_entered_late_moves_to_where_its_share_of_the_time_begins():
+    fixed = advance_late(["the", "window", "of"], LATE)  # one and two syllables from 0 to 3 s
+    assert fixed == [TimedWord(0.0, 1.0, 0.9), TimedWord(1.0, 3.0, 0.8), TimedWord(3.0, 3.4, 0.7)]
+
+
+def test_the_last_word_shares_the_time_up_to_its_own_end():
+    assert [word.start_s for word in advance_late(["the", "window"], LATE[:2])] == [0.0, pytest.approx(1.0)]
+
+
+@pytest.mark.parametrize(
+    ("words", "second_start_s"),
+    [(["the", "night", "of"], 2.0), (["the", "window", "of"], 1.14), (["the", "window", "of"], 0.4)],
+    ids=["one syllable", "hardly late", "early"],
+)
+def test_other_words_stay_where_they_are(words, second_start_s):
+    timed = [TimedWord(0.0, second_start_s, 0.9), TimedWord(second_start_s, 3.0, 0.8), LATE[2]]
+    assert advance_late(words, timed) == timed
+
+
+@pytest.mark.parametrize(("gives_pauses", "onset_s"), [(True, 1.0), (False, 2.0)])
+def test_only_attention_enters_words_late(gives_pauses, onset_s):
+    class Late(SungSong):
+        def align(self, start_s, end_s, words):
+            return list(LATE)
+
+    line = place(give("the window of")[0], 0)
+    place_words([line], Late((HORSES, 0), (SUMMER, 2), gives_pauses=gives_pauses))
+    assert line.timed[1].start_s == onset_s

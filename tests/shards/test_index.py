@@ -44,7 +44,7 @@ def test_round_trip(tmp_path: Path, rows: list[IndexRow]) -> None:
     assert list(index.select("val")) == rows[4:]
     assert index.find(rows[2].key) == index.find(rows[2].song_id) == 2
     assert index.find("nobody") is None
-    assert index.table.column_names[: len(CONTRACT_COLUMNS)] == CONTRACT_COLUMNS
+    assert pq.read_schema(tmp_path / "index.parquet").names[: len(CONTRACT_COLUMNS)] == CONTRACT_COLUMNS
 
 
 def test_row_outside_the_index(tmp_path: Path, rows: list[IndexRow]) -> None:
@@ -108,7 +108,7 @@ def test_hostile_row_cannot_exist(rows: list[IndexRow], change: dict[str, Any], 
 
 
 def test_hostile_row_in_the_file_is_refused_when_it_is_reached(tmp_path: Path, rows: list[IndexRow]) -> None:
-    table = read_index(tmp_path).table
+    table = pq.read_table(tmp_path / "index.parquet")
     shards = ["../../etc/passwd.tar", *(row.shard for row in rows[1:])]
     column = table.schema.get_field_index("shard")
     pq.write_table(table.set_column(column, table.schema.field(column), pa.array(shards)), tmp_path / "index.parquet")
@@ -119,7 +119,7 @@ def test_hostile_row_in_the_file_is_refused_when_it_is_reached(tmp_path: Path, r
 
 
 def rewrite(root: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    pq.write_table(change(read_index(root).table), root / "index.parquet")
+    pq.write_table(change(pq.read_table(root / "index.parquet")), root / "index.parquet")
 
 
 HOSTILE_TABLES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
@@ -130,6 +130,10 @@ HOSTILE_TABLES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     "no version": (lambda table: table.replace_schema_metadata({}), "schema version 'none'"),
     "missing": (lambda table: table.drop_columns(["crc32"]), "column crc32 is None, expected int64"),
     "unknown": (lambda table: table.append_column("x", pa.nulls(5, pa.int64())), "column x is int64, expected None"),
+    "twice": (
+        lambda table: table.append_column("key", table.column("key")),
+        "column key is there 2 times; write the index again",
+    ),
     "type": (lambda table: table.set_column(4, "num_frames", pa.array(["1"] * 5)), "num_frames is string"),
     "empty": (lambda table: table.slice(0, 0), "holds no samples"),
     "null": (
@@ -144,7 +148,7 @@ def test_hostile_table_is_refused(tmp_path: Path, rows: list[IndexRow], name: st
     change, message = HOSTILE_TABLES[name]
     rewrite(tmp_path, change)
     with pytest.raises(ShardError, match=f"index.parquet: .*{message}"):
-        read_index(tmp_path)
+        read_index(tmp_path).row(0)
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"not parquet at all" * 100], ids=["empty", "magic", "text"])
@@ -159,6 +163,34 @@ def test_column_name_that_is_not_utf8_is_refused(tmp_path: Path, rows: list[Inde
     (tmp_path / "index.parquet").write_bytes(data.replace(b"crc32", b"crc3\xcd"))
     with pytest.raises(ShardError, match="cannot be read as Parquet"):
         read_index(tmp_path)
+
+
+def test_flipped_bit_in_a_column_is_noticed(tmp_path: Path, rows: list[IndexRow]) -> None:
+    """Every page has a checksum; a flip in the footer is no Parquet or another schema."""
+    path = tmp_path / "index.parquet"
+    data = bytearray(path.read_bytes())
+    place = pq.ParquetFile(path).metadata.row_group(0).column(4)  # num_frames
+    data[place.data_page_offset + place.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match="cannot be read as Parquet"):
+        read_index(tmp_path).row(0)
+
+
+def test_rows_are_found_across_row_groups(tmp_path: Path, rows: list[IndexRow]) -> None:
+    pq.write_table(pq.read_table(tmp_path / "index.parquet"), tmp_path / "index.parquet", row_group_size=2)
+    index = read_index(tmp_path)
+    assert list(index) == rows
+    assert list(index.select("train")) == rows[:4]
+    assert list(index.select("val")) == [index.row(4)] == rows[4:]
+    assert index.select("val").find(rows[4].key) == 0
+    assert index.select("val").find(rows[0].key) is None
+
+
+def test_splits_that_do_not_stand_together_are_refused(tmp_path: Path, rows: list[IndexRow]) -> None:
+    table = pq.read_table(tmp_path / "index.parquet")
+    pq.write_table(table.take([0, 4, 1, 2, 3]), tmp_path / "index.parquet")
+    with pytest.raises(ShardError, match="not sorted by split"):
+        read_index(tmp_path).select("train")
 
 
 def test_cut_index_is_refused(tmp_path: Path, rows: list[IndexRow]) -> None:

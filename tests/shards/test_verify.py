@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from shards.__main__ import main
@@ -81,6 +82,23 @@ def test_no_dataset_at_all(tmp_path: Path) -> None:
     missing_info, missing_index = problems(tmp_path)
     assert "dataset.json is missing" in missing_info
     assert "index.parquet is missing" in missing_index
+
+
+def test_damaged_index_is_one_problem(tmp_path: Path, rows: list[IndexRow]) -> None:
+    path = tmp_path / "index.parquet"
+    data = bytearray(path.read_bytes())
+    place = pq.ParquetFile(path).metadata.row_group(0).column(4)
+    data[place.data_page_offset + place.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    (problem,) = problems(tmp_path)
+    assert "index.parquet cannot be read as Parquet" in problem
+
+
+def test_column_twice_is_a_problem(tmp_path: Path, rows: list[IndexRow]) -> None:
+    table = pq.read_table(tmp_path / "index.parquet")
+    pq.write_table(table.append_column("crc32", table.column("crc32")), tmp_path / "index.parquet")
+    (problem,) = problems(tmp_path)
+    assert "column crc32 is there 2 times" in problem
 
 
 def test_missing_info_still_checks_the_shards(tmp_path: Path, rows: list[IndexRow]) -> None:

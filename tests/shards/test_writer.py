@@ -158,7 +158,7 @@ BROKEN: dict[str, tuple[Callable[[Sample], None], str]] = {
     "list": (replace("latents", lambda x: x.tolist()), "latent.npy is list"),
     "key": (lambda sample: setattr(sample, "key", "a.b"), "not a key"),
     "num_frames": (lambda sample: sample.metadata.update(num_frames=601), "metadata has num_frames=601, expected 600"),
-    "metadata": (lambda sample: sample.metadata.pop("words"), "key 'words' is missing"),
+    "metadata": (lambda sample: sample.metadata.pop("words"), ".*missing required field `words`"),
     "metrics": (lambda sample: sample.metadata["metrics"].update(x=np.nan), "metadata cannot be written"),
 }
 

@@ -1,0 +1,144 @@
+"""First pass over the inputs: usable audio or not, finished already or not, the same recording as another or not."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.cluster import Row, naming
+from pipeline.audio import AudioDecodeError, hash_file, require_regular_file
+from pipeline.audio_fingerprint import find_near_duplicates
+from pipeline.check_audio import CheckAudio
+from pipeline.checked_audio import CheckedAudio, check_file
+from pipeline.clean_folder import read_record, write_record
+from pipeline.clean_song import CleanSettings, finish_song, lyrics_bytes, song_fingerprint, start_song
+from pipeline.hallucinations import MAX_LETTERS_PER_S
+from pipeline.inputs import SongInput
+from pipeline.lyrics import parse_lyrics
+from pipeline.lyrics_encoding import LyricsError, decode_lyrics
+from pipeline.song import Drop, DroppedLine
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Looks at one input: is it a file, which bytes, do the cheap checks pass, is it finished already?"""
+
+    out: Path
+    settings: CleanSettings
+    settings_fingerprint: str
+
+    def __call__(self, row: Row) -> Row:
+        """Add sha256, fingerprint, checked, num_letters (of the lyrics), finished; or why it goes to quarantine."""
+        source: SongInput = row["source"]
+        try:
+            if source.problem:
+                raise AudioDecodeError(source.problem)
+            require_regular_file(source.path)
+            sha256 = hash_file(source.path)
+            with naming(source.song_id):
+                checked = check_file(self.out, source.path, sha256, self.settings.check())
+        except AudioDecodeError as error:
+            return row | {"quarantine": str(error)}
+        except OSError as error:
+            return row | {"quarantine": f"cannot be read: {error.strerror}"}
+        try:
+            lyrics = lyrics_bytes(source)
+            num_letters = sum(len(line.text) for line in parse_lyrics(decode_lyrics(lyrics)).lines)
+        except LyricsError:  # start_song says so in the song's warnings
+            lyrics, num_letters = b"unreadable", 0
+        fingerprint = song_fingerprint(self.settings_fingerprint, sha256, source, lyrics)
+        record = read_record(self.out, source.song_id)
+        return row | {
+            "sha256": sha256,
+            "fingerprint": fingerprint,
+            "checked": checked,
+            "num_letters": num_letters,
+            "finished": record is not None and record["fingerprint"] == fingerprint,
+        }
+
+
+def settle(out: Path, surveyed: Sequence[Row], settings: CleanSettings) -> tuple[list[Row], int]:
+    """Write down what is decided without listening; return the rows that need work, and how many were finished.
+
+    Unreadable files, songs that the cheap checks reject, copies of another song, and songs without any lyrics.
+    """
+    for row in surveyed:
+        if row.get("quarantine"):
+            quarantine(out, row)
+    readable = [row for row in surveyed if not row.get("quarantine")]
+    usable = [row for row in readable if not row["checked"].unreadable and not row["checked"].drop]
+    originals = find_originals(usable)
+    todo, num_finished = [], 0
+    for row in readable:
+        checked: CheckedAudio = row["checked"]
+        if original := originals.get(row["source"].song_id):
+            # The original may go away: the mark keeps this record from counting as finished.
+            _reject(out, row, Drop("duplicate", original), f"{row['fingerprint']}-copy")
+        elif row["finished"]:
+            num_finished += 1
+        elif checked.unreadable:
+            quarantine(out, row | {"quarantine": checked.unreadable})
+        elif drop := checked.drop or judge_lyrics(row["num_letters"], checked.duration_s, settings):
+            _reject(out, row, drop, row["fingerprint"])
+        else:
+            todo.append(row)
+    return todo, num_finished
+
+
+def judge_lyrics(num_letters: int, duration_s: float, settings: CleanSettings) -> Drop | None:
+    """Return why lyrics of so many letters cannot be those of a song of this length, if they cannot."""
+    if not num_letters:
+        return None if settings.lyrics_from_asr else Drop("no_lyrics", "no line to sing in the given lyrics")
+    if num_letters > MAX_LETTERS_PER_S * duration_s:
+        return Drop("lyrics_mismatch", f"{num_letters} letters in {duration_s:.0f} s are more than anybody can sing")
+    return None
+
+
+def find_originals(rows: Sequence[Row]) -> dict[str, str]:
+    """Return for every copy what it is a copy of and how that is known.
+
+    Of several files that hold one recording the best is kept: one with lyrics, then with the fewest warnings, then of
+    the highest bandwidth (in whole kHz), then the longest (in whole seconds), then the first by song_id.
+    """
+    shares = find_near_duplicates({row["source"].song_id: row["checked"].landmarks for row in rows})
+    near: dict[str, dict[str, float]] = defaultdict(dict)
+    for (first, second), share in shares.items():
+        near[first][second] = near[second][first] = share
+    kept: set[str] = set()
+    kept_bytes: dict[str, str] = {}
+    originals: dict[str, str] = {}
+    for row in sorted(rows, key=_rank):
+        song_id = row["source"].song_id
+        alike = {other: share for other, share in near[song_id].items() if other in kept}
+        if same := kept_bytes.get(row["sha256"]):
+            originals[song_id] = f"same bytes as {same}"
+        elif alike:
+            other = max(sorted(alike), key=lambda name: alike[name])
+            originals[song_id] = f"same recording as {other} ({alike[other]:.0%} of the landmarks)"
+        else:
+            kept.add(song_id)
+            kept_bytes[row["sha256"]] = song_id
+    return originals
+
+
+def _rank(row: Row) -> tuple[Any, ...]:
+    checked: CheckedAudio = row["checked"]
+    bandwidth_hz = checked.metrics["cutoff_hz"] or checked.sample_rate / 2
+    quality = len(checked.warnings), -round(bandwidth_hz / 1000), -round(checked.duration_s)
+    return not row["num_letters"], *quality, row["source"].song_id
+
+
+def _reject(out: Path, row: Row, drop: Drop, fingerprint: str) -> None:
+    song = start_song(row["source"], row["sha256"])
+    row["checked"].fill(song)
+    if drop.reason == "no_lyrics":
+        song.dropped = [DroppedLine(line.text, line.reason) for line in parse_lyrics(song.lyrics_text).dropped]
+    finish_song(out, song, drop, fingerprint, seconds={CheckAudio.name: row["checked"].seconds})
+
+
+def quarantine(out: Path, row: Row) -> None:
+    """Record an input that holds no usable audio."""
+    source: SongInput = row["source"]
+    entry = {"song_id": source.song_id, "audio": source.audio, "reason": row["quarantine"]}
+    write_record(out, {"song_id": source.song_id, "fingerprint": row.get("fingerprint", ""), "quarantine": entry})

@@ -1,0 +1,77 @@
+"""Which lines are sung: given ones that the audio bears out, also out of place or again, and lines not given."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.locate_lines import Candidate, copy_line, estimate_times, inherit_sections, is_clear, recover_lines
+from pipeline.match_words import sound_key
+from pipeline.place_words import place_words, support_alone, widened
+from pipeline.search_lines import MIN_SUPPORT, search_free, search_missing
+from pipeline.song import Word
+from pipeline.sung_audio import SungAudio
+
+MAX_SEARCHES = 3  # a line taken away leaves room for others
+MIN_PLACED_SUPPORT = 0.5  # of a line that was heard or found already, in its final place
+MIN_REPEATED_SUPPORT = 0.3
+NUM_LIKELIEST = 3
+
+
+def find_sung(
+    candidates: Sequence[Candidate], found: list[Candidate], heard: Sequence[Word], audio: SungAudio
+) -> list[Candidate]:
+    """Return the lines that are sung in their order, placed, with the evidence for each.
+
+    Args:
+        candidates: all given lines in their order.
+        found: those of them (and copies of them) that were heard, with estimated times.
+        heard: the transcript.
+        audio: the song.
+    """
+    lines = found
+    for _ in range(MAX_SEARCHES):
+        lines = _in_order([*lines, *search_missing(candidates, lines, audio)])
+        lines = _in_order([*lines, *search_free(candidates, lines, audio)])
+        recovered = recover_lines(lines, heard)
+        estimate_times(recovered, heard)
+        recovered = [_known_line(line, candidates, audio) for line in recovered]
+        recovered = [line for line in recovered if line.source == "lyrics" or is_clear(line, heard)]
+        every = _in_order([*lines, *recovered])
+        place_words(every, audio)
+        sung = [line for before, line in zip([None, *every[:-1]], every, strict=True) if _is_sung(line, before)]
+        lines = [line for line in sung if line.source == "lyrics"]
+        if len(sung) == len(every):
+            break
+    inherit_sections(sung)
+    return sung
+
+
+def _in_order(lines: Sequence[Candidate]) -> list[Candidate]:
+    return sorted(lines, key=lambda line: line.start_s)
+
+
+def _is_sung(line: Candidate, before: Candidate | None) -> bool:
+    if before is not None and before.words == line.words:
+        return line.support >= MIN_REPEATED_SUPPORT
+    return line.support >= MIN_PLACED_SUPPORT
+
+
+def _known_line(recovered: Candidate, candidates: Sequence[Candidate], audio: SungAudio) -> Candidate:
+    """Return a copy of the given line that is sung where the recogniser heard something else, or what it heard."""
+    size = _num_letters(recovered)
+    known = list({line.text: line for line in candidates if 0.5 < _num_letters(line) / size < 2}.values())
+    if not known:
+        return recovered
+    together = audio.measure_support(*widened(recovered, audio), [line.words for line in known])
+    likeliest = [known[k] for k in np.argsort(-together)[:NUM_LIKELIEST]]
+    alone = [support_alone(recovered, line.words, audio) for line in likeliest]
+    if max(alone) < MIN_SUPPORT:
+        return recovered
+    line = copy_line(likeliest[int(np.argmax(alone))])
+    line.edit = "expanded"
+    line.start_s, line.end_s = recovered.start_s, recovered.end_s
+    return line
+
+
+def _num_letters(line: Candidate) -> int:
+    return len("".join(map(sound_key, line.words)))

@@ -1,0 +1,59 @@
+"""A given word that the audio denies, where another word was clearly heard in its place."""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.locate_lines import Candidate
+from pipeline.match_words import SAME_WORD_SIMILARITY, similarities
+from pipeline.place_words import support_alone, widened
+from pipeline.song import Word
+from pipeline.sung_audio import SungAudio
+
+MIN_HEARD_SCORE = 0.6  # of the word heard in place of the given one
+# Nats per token, see Whisper.measure_support, of the given and the heard word after the same words before them. On
+# songs with known substitutions, words that were not sung lie between -4.7 and -1.7; words that were sung and
+# misheard lie above -0.9, although the recogniser prefers its own word by up to 5 nats.
+MAX_DENIED_SUPPORT = -1.0
+MIN_HEARD_SUPPORT = 1.0
+MAX_REPAIRED_SHARE = 0.4  # of a line; beyond it the line is another one
+
+
+def repair_line(line: Candidate, heard: Sequence[Word], audio: SungAudio) -> None:
+    """Replace words of a placed line that are not sung, in place; sets `edit` to "repaired" where it does."""
+    words = list(line.words)
+    for k, word in _rivals(line, heard):
+        variant = [*line.words[:k], _like(word.text, line.words[k]), *line.words[k + 1 :]]
+        start_s, end_s = widened(line, audio)
+        given = audio.measure_support(start_s, end_s, [[w] for w in line.words])[k]
+        other = audio.measure_support(start_s, end_s, [[w] for w in variant])[k]
+        if given < MAX_DENIED_SUPPORT and other > MIN_HEARD_SUPPORT:
+            words[k] = variant[k]
+    changed = [(old, new) for old, new in zip(line.words, words, strict=True) if old != new]
+    if not changed or len(changed) > max(1, MAX_REPAIRED_SHARE * len(words)):
+        return
+    for old, new in changed:
+        line.text = line.text.replace(old, new, 1)
+    line.words, line.edit = words, "repaired"
+    line.support = support_alone(line, words, audio)
+
+
+def _rivals(line: Candidate, heard: Sequence[Word]) -> Iterator[tuple[int, Word]]:
+    """Yield given words with the word that was heard instead, between two words that agree."""
+    known = dict(line.heard) if line.source == "lyrics" else {}
+    for k, word in enumerate(line.words):
+        if k in known or (k - 1 not in known and k + 1 not in known):
+            continue
+        j = known[k - 1] + 1 if k - 1 in known else known[k + 1] - 1
+        before_fits = k == 0 or known.get(k - 1) == j - 1
+        after_fits = k + 1 == len(line.words) or known.get(k + 1) == j + 1
+        if not (before_fits and after_fits and line.first_heard <= j <= line.last_heard):
+            continue
+        if heard[j].score >= MIN_HEARD_SCORE and similarities([word], [heard[j].text])[0, 0] < SAME_WORD_SIMILARITY:
+            yield k, heard[j]
+
+
+def _like(heard: str, given: str) -> str:
+    """Write a heard word with the capital and the punctuation of the given one."""
+    core = heard.strip(".,!?;:，。！？、\"'")
+    core = core.capitalize() if given[:1].isupper() else core.lower()
+    stripped = given.rstrip(".,!?;:，。！？、")
+    return core + given[len(stripped) :]

@@ -1,0 +1,21 @@
+"""How many syllables a word is sung on, from its spelling."""
+
+import re
+import unicodedata
+
+from pipeline.match_words import is_han
+
+_VOWELS = re.compile("[aeiouyæœø]+")
+
+
+def count_syllables(word: str) -> int:
+    """Return the number of vowel groups of a word in Latin letters plus its Han characters; at least 1.
+
+    A silent final e of English and French does not count. Other scripts count as one syllable.
+    """
+    letters = [c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c)]
+    spelling = "".join(letters).strip(".,!?;:'\"()")
+    vowels = len(_VOWELS.findall(spelling))
+    if vowels > 1 and spelling.endswith("e") and not spelling.endswith("le"):
+        vowels -= 1
+    return max(vowels + sum(map(is_han, spelling)), 1)

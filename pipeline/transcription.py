@@ -1,0 +1,129 @@
+"""What a recogniser hears in a song: voice activity, then language and words of every window from one encoding."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
+from pipeline.lyrics_text import split_words
+from pipeline.whisper import MAX_WINDOW_S, VAD_OFFSET, VAD_ONSET, VOICE_STEP_S, TimedWord, Whisper
+
+BATCH_WINDOWS = 8  # encoded and decoded at once; WhisperX's own default
+BEAM_SIZE = 5  # WhisperX's default, as Whisper's own
+
+
+@dataclass(frozen=True, slots=True)
+class VoicedWindow:
+    """A window of at most 30 s that starts and ends with voice; `voiced_s` is how much of it is voice."""
+
+    start_s: float
+    end_s: float
+    voiced_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What was heard in one window, word by word; `no_speech` is the model's probability that nobody speaks in it."""
+
+    start_s: float
+    end_s: float
+    text: str
+    mean_logprob: float
+    no_speech: float
+    words: list[TimedWord]  # of split_words(text)
+
+
+class Listening:
+    """One song, encoded once: its language is asked of all windows before any of them is transcribed.
+
+    Args:
+        whisper: the recogniser.
+        samples: float32 [L], 16 kHz mono.
+    """
+
+    def __init__(self, whisper: Whisper, samples: NDArray[np.float32]) -> None:
+        """Find the voice and encode every window of it."""
+        self._whisper = whisper
+        self.voice_probability, self.windows = find_voice(whisper, samples)
+        self._encodings = [
+            whisper.encode([samples[_position(w.start_s) : _position(w.end_s)] for w in batch])
+            for batch in _batches(self.windows)
+        ]
+
+    def identify_language(self) -> dict[str, float]:
+        """Return the probability of every language over the whole song, windows weighted by their voice.
+
+        Empty for a model of one language, and where nobody sings.
+        """
+        totals: dict[str, float] = {}
+        if not self._whisper.is_multilingual:
+            return totals
+        total_s = sum(w.voiced_s for w in self.windows)
+        for batch, encoded in zip(_batches(self.windows), self._encodings, strict=True):
+            for window, found in zip(batch, self._whisper.model.detect_language(encoded), strict=True):
+                for token, probability in found:
+                    code = token[2:-2]  # <|en|>
+                    totals[code] = totals.get(code, 0.0) + probability * window.voiced_s / total_s
+        return totals
+
+    def transcribe(self, language: str) -> list[Segment]:
+        """Return what is heard in every window, taken as `language`, every word timed.
+
+        Raises:
+            LanguageError: a language that the model does not know.
+        """
+        self._whisper.require_language(language)
+        segments = []
+        for batch, encoded in zip(_batches(self.windows), self._encodings, strict=True):
+            results = self._whisper.model.generate(
+                encoded,
+                [self._whisper.prompt(language)] * len(batch),
+                beam_size=BEAM_SIZE,
+                return_scores=True,
+                return_no_speech_prob=True,
+                suppress_blank=True,
+            )
+            texts = [self._whisper.decode(result.sequences_ids[0]) for result in results]
+            spans = [(window.start_s, window.end_s) for window in batch]
+            timed = self._whisper.align_encoded(encoded, spans, [split_words(text, "") for text in texts], language)
+            for window, result, text, words in zip(batch, results, texts, timed, strict=True):
+                # The score is a mean over the tokens; Whisper's thresholds are for one over the tokens and the end.
+                num_tokens = len(result.sequences_ids[0])
+                mean_logprob = result.scores[0] * num_tokens / (num_tokens + 1)
+                segments.append(Segment(window.start_s, window.end_s, text, mean_logprob, result.no_speech_prob, words))
+        return segments
+
+
+def find_voice(whisper: Whisper, samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[VoicedWindow]]:
+    """Return where 16 kHz mono [L] holds a voice.
+
+    Returns:
+        The probability of a voice, in frames of `VOICE_STEP_S`, and the windows that the recogniser takes at once.
+    """
+    import torch
+    from whisperx.vads import Pyannote
+
+    scores = whisper.vad({"waveform": torch.from_numpy(samples)[None], "sample_rate": SPEECH_SAMPLE_RATE_HZ})
+    chunks = Pyannote.merge_chunks(scores, MAX_WINDOW_S, onset=VAD_ONSET, offset=VAD_OFFSET)
+    assert abs(scores.sliding_window.step - VOICE_STEP_S) < 1e-6
+    return scores.data[:, 0].astype(np.float32), [
+        VoicedWindow(chunk["start"], chunk["end"], float(sum(end - start for start, end in chunk["segments"])))
+        for chunk in chunks
+    ]
+
+
+def weigh_no_speech(segments: Sequence[Segment]) -> float:
+    """Return the mean of `no_speech` over the segments, weighted by their length; 1 where there are none."""
+    total_s = sum(s.end_s - s.start_s for s in segments)
+    return sum(s.no_speech * (s.end_s - s.start_s) for s in segments) / total_s if total_s else 1.0
+
+
+def _batches(windows: Sequence[VoicedWindow]) -> Iterator[Sequence[VoicedWindow]]:
+    for first in range(0, len(windows), BATCH_WINDOWS):
+        yield windows[first : first + BATCH_WINDOWS]
+
+
+def _position(time_s: float) -> int:
+    return int(time_s * SPEECH_SAMPLE_RATE_HZ)

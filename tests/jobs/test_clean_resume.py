@@ -1,0 +1,131 @@
+"""A cleaning run that is stopped at any point goes on where it was, and ends as if nothing had happened.
+
+The real run with its Ray and models is replaced by a loop over a scripted stage, so that every point can be tried.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from jobs import clean_lyrics
+from jobs.cluster import Cluster
+from pipeline.clean_song import CleanSettings
+from pipeline.profiles import get_profile
+from pipeline.song import Line, Section, Song, Word
+from pipeline.stage import Stage
+
+SETTINGS = CleanSettings(profile=get_profile("miniature"))
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+class SingOneLine(Stage):
+    name, version = "sing_one_line", 1
+    done: Counter[str] = Counter()
+
+    def process(self, song: Song) -> Song:
+        self.done[song.song_id] += 1
+        song.lines = [Line(song.lyrics_text.strip(), 0.5, 1.0, "verse", 0.9, "lyrics", "kept")]
+        song.words = [Word(song.lyrics_text.strip(), 0.5, 1.0, 0.9, 0)]
+        song.sections = [Section("verse", 0.0, song.duration_s)]
+        return song
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch) -> Path:
+    def stream(rows: list, steps: list) -> Iterator[dict]:
+        (step,) = steps
+        worker = step.make_worker()
+        yield from (worker(row) for row in rows)
+
+    monkeypatch.setattr(clean_lyrics, "connect", lambda: Cluster(2, 0))
+    monkeypatch.setattr(clean_lyrics, "stream", stream)
+    monkeypatch.setattr(CleanSettings, "stages", lambda self, device: [SingOneLine()])
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name in "ab":
+        soundfile.write(folder / f"{name}.wav", 0.1 * random.standard_normal(16_000), 8_000)
+        (folder / f"{name}.txt").write_text(f"the song of {name}")
+    soundfile.write(folder / "short.wav", np.ones(100), 8_000)
+    (folder / "text.wav").write_text("no audio")
+    return folder
+
+
+def clean(raw: Path, out: Path) -> dict:
+    SingOneLine.done.clear()
+    return clean_lyrics.clean(raw, out, SETTINGS, limit=None, workers=None)
+
+
+def results(out: Path) -> dict[str, bytes]:
+    files = [out / "songs.parquet", out / "quarantine.parquet", *sorted((out / "lyrics").iterdir())]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_killed_at_any_point_and_run_again_it_ends_the_same(raw, tmp_path, monkeypatch):
+    """Every file appears by a rename, so a run killed before the k-th rename is every state that a kill can leave."""
+    stats = clean(raw, tmp_path / "whole")
+    whole = results(tmp_path / "whole")
+    assert (stats["seen"], stats["kept"], stats["rejected"], stats["quarantined"]) == (4, 2, {"too_short": 1}, 1)
+    replace = os.replace
+    for point in range(1, 100):
+        left = point
+
+        def replace_or_die(source: str, target: str) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", replace_or_die)
+        out = tmp_path / f"{point}"
+        try:
+            clean(raw, out)
+            break  # fewer files than that are written
+        except Killed:
+            pass
+        finally:
+            monkeypatch.setattr(os, "replace", replace)
+        finished = [json.loads(path.read_text()) for path in out.glob(".records/*/*.json")]
+        kept = {record["song_id"] for record in finished if record.get("row", {}).get("verdict") == "keep"}
+        stats = clean(raw, out)
+        assert results(out) == whole
+        assert set(SingOneLine.done) == set("ab") - kept, "no finished song is done again, every other one is"
+        assert stats["finished_before"] == len(finished)
+    assert point > 12
+
+
+def test_a_run_that_does_nothing_keeps_what_the_songs_cost(raw, tmp_path):
+    first = clean(raw, tmp_path / "out")
+    again = clean(raw, tmp_path / "out")
+    assert not SingOneLine.done
+    assert again["seconds_per_stage"] == first["seconds_per_stage"]
+    assert list(again["seconds_per_stage"]) == ["check_audio", "sing_one_line"]
+    assert again["finished_before"] == again["seen"] == 4
+    assert json.loads((tmp_path / "out" / "stats.json").read_text()) == again
+
+
+def test_counts_add_up_to_the_inputs(raw, tmp_path):
+    (raw / "copy.wav").write_bytes((raw / "a.wav").read_bytes())
+    (raw / "loop.wav").symlink_to("loop.wav")
+    os.mkfifo(raw / "pipe.wav")
+    stats = clean(raw, tmp_path / "out")
+    assert stats["seen"] == 7
+    assert stats["kept"] + sum(stats["rejected"].values()) + stats["quarantined"] == 7
+    assert stats["rejected"] == {"duplicate": 1, "too_short": 1}
+
+
+def test_a_song_that_changed_is_done_again_and_no_other(raw, tmp_path):
+    clean(raw, tmp_path / "out")
+    (raw / "b.txt").write_text("another song of b")
+    clean(raw, tmp_path / "out")
+    assert dict(SingOneLine.done) == {"b": 1}

@@ -1,0 +1,115 @@
+"""What only a GPU can show; skipped without one: `python -m pytest tests/model/test_gpu.py`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from model import varlen
+from model.attention import PackedCausal
+from model.bench_step import make_inputs
+from model.config import ModelConfig
+from model.losses import SongOutput
+from model.noise import draw
+from model.parity import main as parity
+from model.sampling import SamplingConfig, generate
+from model.song_batch import SongBatch
+from model.song_model import SongModel
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+MakeModel = Callable[..., SongModel]
+CONFIG = ModelConfig(dim=256, num_heads=4, lm_layers=4, dit_layers=3, codebook_size=512)
+
+
+@pytest.fixture
+def model() -> SongModel:
+    torch.manual_seed(0)
+    return SongModel(replace(CONFIG, init_std=0.05)).cuda()
+
+
+def test_the_reference_is_matched_in_float32(shared: Path) -> None:
+    assert parity([str(shared / "reference/dev_prepend"), "--device", "cuda"]) == 0
+
+
+def test_one_kernel_for_all_songs_equals_one_call_per_song() -> None:
+    if varlen.find_kernel() is None:
+        pytest.skip("neither flash-attn nor PyTorch 2.11")
+    torch.manual_seed(0)
+    lengths = [700, 1, 333, 1024]
+    inputs = [torch.randn(sum(lengths), 4, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    results = []
+    for kernel in (varlen.find_kernel(), None):
+        attend = PackedCausal(lengths)
+        attend.kernel = kernel
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        out = attend(0, *leaves)
+        out.square().sum().backward()
+        results.append([out, *(leaf.grad for leaf in leaves)])
+    for found, expected in zip(*results, strict=True):  # two bfloat16 kernels: 8 bits, and sums in other orders
+        assert_close(found.float(), expected.float(), rtol=0.02, atol=0.02)
+
+
+def test_bfloat16_follows_float32(model: SongModel) -> None:
+    songs = make_inputs(CONFIG, 3, 320, "cuda")
+    expected = model(*songs)
+    expected.loss().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    model.bfloat16()
+    found = model(*songs)
+    found.loss().backward()
+    assert_close(found.loss(), expected.loss(), rtol=0.01, atol=0.0)
+    differences = [(parameter.grad.float() - gradients[name]).norm() for name, parameter in model.named_parameters()]
+    total = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    assert torch.stack(differences).norm() / total < 0.1
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)])
+def test_a_batch_equals_its_songs_one_by_one(model: SongModel, dtype: torch.dtype, tolerance: float) -> None:
+    model.to(dtype)
+    num_frames = [320, 16, 208]
+    batch, _ = make_inputs(CONFIG, 3, 320, "cpu")
+    batch = replace(batch, num_frames_B=torch.tensor(num_frames))
+    for row, length in enumerate(num_frames):
+        batch.semantic_tokens_BT[row, length:] = CONFIG.eos_id
+        batch.latents_BTC[row, length:] = 0
+
+    def run(rows: slice) -> SongOutput:
+        longest = max(num_frames[rows])
+        names = ("semantic_tokens_BT", "latents_BTC", "num_frames_B", "lyric_ids_BL", "num_lyrics_B", "prompts_BNC")
+        songs = {name: getattr(batch, name)[rows] for name in (*names, "num_prompt_frames_B")}
+        songs |= {name: songs[name][:, :longest] for name in names[:2]}
+        part = SongBatch(keys=batch.keys[rows], **songs)
+        seeds = range(3)[rows]
+        draws = draw(seeds, [length // 16 for length in num_frames[rows]], CONFIG, "cuda", with_dropout=False)
+        with torch.no_grad():
+            return model(part.to("cuda"), draws)
+
+    together = run(slice(0, 3))
+    for row in range(3):
+        alone = run(slice(row, row + 1))
+        assert_close(alone.ce_sum_B[0], together.ce_sum_B[row], rtol=tolerance, atol=0.0)
+        assert_close(alone.flow_sum_B[0], together.flow_sum_B[row], rtol=tolerance, atol=0.0)
+
+
+def test_compiled_layers_agree(model: SongModel) -> None:
+    songs = make_inputs(CONFIG, 2, 320, "cuda")
+    expected = model(*songs).loss()
+    model.compile_layers()
+    for num_songs in (2, 3):
+        model(*make_inputs(CONFIG, num_songs, 320, "cuda")).loss().backward()
+    assert_close(model(*songs).loss(), expected, rtol=1e-4, atol=0.0)
+
+
+def test_a_song_is_the_one_that_the_cpu_writes(model: SongModel) -> None:
+    config = SamplingConfig(max_frames=48, euler_steps=6, temperature=0.0, stop_at_eos=False)
+    arguments = [[1, 20, 30], []], [torch.randn(20, 64), torch.zeros(0, 64)], [0, 1], config
+    on_gpu = generate(model, *arguments)
+    on_cpu = generate(model.cpu(), *arguments)
+    for found, expected in zip(on_gpu, on_cpu, strict=True):
+        assert found.semantic_tokens.tolist() == expected.semantic_tokens.tolist()
+        assert_close(found.latents, expected.latents, rtol=1e-3, atol=1e-3)

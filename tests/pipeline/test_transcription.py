@@ -1,0 +1,104 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipeline import transcription
+from pipeline.transcription import BATCH_WINDOWS, Listening, Segment, VoicedWindow, weigh_no_speech
+from pipeline.whisper import LanguageError, TimedWord
+
+RATE = 16_000
+VOICE = np.full(10, 0.7, np.float32)  # the probability of a voice, frame by frame
+
+
+class FakeWhisper:
+    """Encodes a window as its first sample: that is the language it is in, and what is heard in it."""
+
+    is_multilingual = True
+    languages = ("en", "es")
+
+    def __init__(self) -> None:
+        self.model = self
+        self.num_encoded = 0
+
+    def encode(self, windows):
+        self.num_encoded += len(windows)
+        return [round(float(window[0])) for window in windows]
+
+    def detect_language(self, encoded):
+        return [[("<|es|>", 0.9), ("<|en|>", 0.1)] if code else [("<|en|>", 0.8), ("<|es|>", 0.2)] for code in encoded]
+
+    def require_language(self, language):
+        if language not in self.languages:
+            raise LanguageError(language)
+
+    def prompt(self, language):
+        return [0]
+
+    def generate(self, encoded, prompts, **_):
+        assert len(encoded) == len(prompts)
+        return [SimpleNamespace(sequences_ids=[[code, code]], scores=[-0.3], no_speech_prob=0.1) for code in encoded]
+
+    def decode(self, tokens):
+        return f"heard {tokens[0]}"
+
+    def align_encoded(self, encoded, spans, words, language):
+        return [
+            [TimedWord(start_s, end_s, 0.9) for _ in window]
+            for (start_s, end_s), window in zip(spans, words, strict=True)
+        ]
+
+
+def listening(monkeypatch, windows: list[VoicedWindow], spanish: list[bool]) -> Listening:
+    samples = np.zeros(RATE * 400, np.float32)
+    for window, code in zip(windows, spanish, strict=True):
+        samples[int(window.start_s * RATE)] = float(code)
+    monkeypatch.setattr(transcription, "find_voice", lambda *_: (VOICE, windows))
+    return Listening(FakeWhisper(), samples)
+
+
+def test_the_language_is_that_of_the_whole_song_by_how_long_is_sung(monkeypatch):
+    """An English introduction of 20 s does not decide over 60 s in Spanish."""
+    windows = [VoicedWindow(0, 20, 20), VoicedWindow(40, 70, 30), VoicedWindow(80, 110, 30)]
+    song = listening(monkeypatch, windows, [False, True, True])
+    assert song.identify_language() == pytest.approx(
+        {"es": (0.2 * 20 + 0.9 * 60) / 80, "en": (0.8 * 20 + 0.1 * 60) / 80}
+    )
+
+
+def test_every_window_is_encoded_once_and_heard_in_order(monkeypatch):
+    windows = [VoicedWindow(10 * k, 10 * k + 9, 9) for k in range(2 * BATCH_WINDOWS + 1)]
+    song = listening(monkeypatch, windows, [bool(k % 2) for k in range(len(windows))])
+    song.identify_language()
+    segments = song.transcribe("es")
+    assert song._whisper.num_encoded == len(windows)
+    assert [s.start_s for s in segments] == [w.start_s for w in windows]
+    assert [s.text for s in segments[:3]] == ["heard 0", "heard 1", "heard 0"]
+    assert all(len(s.words) == 2 for s in segments)
+    assert segments[0].mean_logprob == pytest.approx(-0.2)  # two tokens and the end
+
+
+def test_the_probability_of_a_voice_is_kept(monkeypatch):
+    assert listening(monkeypatch, [VoicedWindow(0, 9, 9)], [True]).voice_probability is VOICE
+
+
+def test_a_song_without_voice_has_no_language_and_no_words(monkeypatch):
+    song = listening(monkeypatch, [], [])
+    assert song.identify_language() == {}
+    assert song.transcribe("en") == []
+    assert weigh_no_speech([]) == 1.0
+
+
+def test_a_model_of_one_language_is_not_asked(monkeypatch):
+    monkeypatch.setattr(FakeWhisper, "is_multilingual", False)
+    assert listening(monkeypatch, [VoicedWindow(0, 9, 9)], [True]).identify_language() == {}
+
+
+def test_an_unknown_language_is_an_error(monkeypatch):
+    with pytest.raises(LanguageError):
+        listening(monkeypatch, [], []).transcribe("xx")
+
+
+def test_no_speech_is_weighed_by_length():
+    segments = [Segment(0, 30, "", 0.0, 0.2, []), Segment(40, 50, "", 0.0, 1.0, [])]
+    assert weigh_no_speech(segments) == pytest.approx(0.4)
