@@ -117,7 +117,7 @@ def main() -> tuple[dict[str, Any], int]:
     lyrics = write_demo_lyrics(out)
     generate = steps.run(
         "generate", python, "jobs/generate.py", "--checkpoint", out / "run", "--lyrics", lyrics, "--prompt", prompt,
-        "--out", out / "song.flac", "--seconds", "10", "--steps", "10",
+        "--out", out / "song.flac", "--seconds", "10", "--min-seconds", "10", "--steps", "10",
     )  # fmt: skip
     totals = {
         "seconds": steps.seconds,

@@ -5,7 +5,6 @@ goes on where it was: finished songs and shards are not done again.
 """
 
 import argparse
-import fcntl
 import functools
 import hashlib
 import json
@@ -14,13 +13,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jobs.cluster import Row, Step, connect, naming, resolve_path, stream
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
+from jobs.folder_lock import lock_folder
 from pipeline.audio import AudioDecodeError, decode_audio, hash_file, require_regular_file
 from pipeline.clean_folder import write_text
 from pipeline.clean_song import lyrics_bytes
@@ -94,19 +94,9 @@ class Survey:
         return {"song": song, "song_id": source.song_id, "failed": ""}
 
 
-@contextmanager
-def lock(out: Path) -> Iterator[None]:
+def lock(out: Path) -> AbstractContextManager[None]:
     """Refuse a second extraction into the same folder."""
-    path = out / PROGRESS / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream_:
-        try:
-            fcntl.flock(stream_, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{out}: another extraction writes to this folder; wait for it or choose another --out"
-            ) from error
-        yield
+    return lock_folder(out, out / PROGRESS / "lock", "extraction")
 
 
 def extract(

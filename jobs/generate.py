@@ -44,7 +44,13 @@ def main() -> tuple[dict[str, Any], int]:
     check_orders(orders, streams=arguments.stream)
     if not 0 < arguments.seconds < 3_600:
         raise InputError(f"--seconds {arguments.seconds}: expected more than 0 and less than an hour")
-    sampling = replace(PRESETS[arguments.preset], max_frames=round(arguments.seconds * FRAME_RATE_HZ))
+    if not 0 <= arguments.min_seconds <= arguments.seconds:
+        raise InputError(f"--min-seconds {arguments.min_seconds}: expected 0 to --seconds {arguments.seconds}")
+    sampling = replace(
+        PRESETS[arguments.preset],
+        min_frames=round(arguments.min_seconds * FRAME_RATE_HZ),
+        max_frames=round(arguments.seconds * FRAME_RATE_HZ),
+    )
     if arguments.steps is not None:
         sampling = replace(sampling, euler_steps=arguments.steps)
     continues = any(order.continued for order in orders)
@@ -200,6 +206,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stream", action="store_true", help="write the .wav file while the song is being written")
     parser.add_argument(
         "--seconds", type=float, default=150.0, help="longest song, beyond what is continued (default: 150)"
+    )
+    parser.add_argument(
+        "--min-seconds", type=float, default=0.0, help="shortest song: the model may not end it before (default: 0)"
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same song (default: 0)")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="paper", help="sampling settings (default: paper)")

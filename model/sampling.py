@@ -120,7 +120,9 @@ def _write_block(writer: SongWriter, songs: Sequence[_Song], given_noise: Callab
     """Write and render the next block of the songs that go on; return whether any does."""
     model = writer.model
     draws = {number: draw_block(songs[number].seed, songs[number].next_block, model.config) for number in writer.songs}
-    writer.write_tokens(torch.stack([uniform_P for uniform_P, _ in draws.values()]))
+    num_written = len(songs[writer.songs[0]].latents) * model.config.block_frames  # the same for all
+    may_end = num_written >= writer.config.min_frames
+    writer.write_tokens(torch.stack([uniform_P for uniform_P, _ in draws.values()]), may_end=may_end)
     if writer.config.stop_at_eos:
         has_eos = (writer.tokens_AP == model.config.eos_id).any(dim=1).tolist()
         writer.keep([row for row, ends in enumerate(has_eos) if not ends])

@@ -37,14 +37,26 @@ class SamplingConfig:
     """See `flow.integrate`; below 1 the latents vary less."""
     diffusion_jump: Literal["exact", "reference"] = "exact"
     """See `flow.integrate`."""
+    min_frames: int = 0
+    """New frames, in whole blocks, before EOS may be chosen; 0 lets a song end at once."""
     stop_at_eos: bool = True
     """False writes `max_frames` whatever the LM says (for measurements)."""
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
-        for name, low in (("max_frames", 1), ("euler_steps", 1), ("penalty_window", 1), ("top_k", 0)):
+        for name, low in (
+            ("max_frames", 1),
+            ("min_frames", 0),
+            ("euler_steps", 1),
+            ("penalty_window", 1),
+            ("top_k", 0),
+        ):
             value = getattr(self, name)
             require(value >= low, f"sampling.{name} is {value}, expected at least {low}")
+        require(
+            self.min_frames <= self.max_frames,
+            f"sampling.min_frames is {self.min_frames}, expected at most max_frames = {self.max_frames}",
+        )
         require(self.temperature >= 0, f"sampling.temperature is {self.temperature}, expected 0 or more")
         require(0 <= self.top_p <= 1, f"sampling.top_p is {self.top_p}, expected 0 to 1")
         require(self.repetition_penalty > 0, f"sampling.repetition_penalty is {self.repetition_penalty}, expected > 0")

@@ -112,8 +112,8 @@ class SongWriter:
         """Pad rows at their ends with zeros and move them to the model's device."""
         return pad_sequence(list(rows), batch_first=True).to(self.device)
 
-    def write_tokens(self, uniform_AP: Tensor) -> None:
-        """Write the tokens of the next block, one uniform number in (0, 1] each."""
+    def write_tokens(self, uniform_AP: Tensor, *, may_end: bool = True) -> None:
+        """Write the tokens of the next block, one uniform number in (0, 1] each; without `may_end` none is EOS."""
         tokens, logits = [], []
         for uniform_A in uniform_AP.to(self.device).unbind(1):
             logits_RV = self.model.semantic_head(self.state_RD)
@@ -123,6 +123,10 @@ class SongWriter:
                     final_AV, self._recent_AW, self.config.repetition_penalty, self.config.penalty_kind
                 )
                 final_AV = torch.where(self._has_past_A1, lowered_AV, final_AV)
+            if not may_end:
+                final_AV = final_AV.index_fill(
+                    1, torch.tensor([self.model.config.eos_id], device=self.device), -torch.inf
+                )
             token_A = choose_tokens(final_AV, uniform_A, self.config)
             self._recent_AW = torch.cat([self._recent_AW[:, 1:], token_A[:, None]], dim=1)
             self._read(self.model.semantic_table(token_A))

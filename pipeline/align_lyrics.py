@@ -149,7 +149,18 @@ def _agreement(candidates: Sequence[Candidate], lines: Sequence[Candidate], hear
 
 def _fill_song(song: Song, lines: Sequence[Candidate], missing: Sequence[Candidate]) -> None:
     song.lines = [
-        Line(c.text, c.start_s, c.end_s, c.section or "verse", c.score, c.source, c.edit, c.section_index)
+        Line(
+            text=c.text,
+            start_s=c.timed[0].start_s,
+            end_s=c.timed[-1].end_s,
+            section=c.section or "verse",
+            score=c.score,
+            source=c.source,
+            edit=c.edit,
+            section_index=c.section_index,
+            support=c.support,
+            agreement=c.similarity,
+        )
         for c in lines
     ]
     song.words = [
@@ -157,4 +168,4 @@ def _fill_song(song: Song, lines: Sequence[Candidate], missing: Sequence[Candida
         for index, c in enumerate(lines)
         for text, timed in zip(c.words, c.timed, strict=True)
     ]
-    song.dropped += [DroppedLine(c.text, "not_sung") for c in missing]
+    song.dropped += [DroppedLine(c.text, "not_sung", support=c.support) for c in missing]

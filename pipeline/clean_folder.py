@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ SONGS_SCHEMA = pa.schema(
                         ("score", pa.float64()),
                         ("source", pa.string()),
                         ("edit", pa.string()),
+                        ("support", pa.float64()),
+                        ("agreement", pa.float64()),
                     ]
                 )
             ),
@@ -55,7 +58,19 @@ SONGS_SCHEMA = pa.schema(
             "words",
             pa.list_(pa.struct([("text", pa.string()), *_SPAN, ("score", pa.float64()), ("line", pa.int32())])),
         ),
-        ("dropped", pa.list_(pa.struct([("text", pa.string()), ("reason", pa.string())]))),
+        (
+            "dropped",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("text", pa.string()),
+                        ("reason", pa.string()),
+                        ("line_number", pa.int32()),
+                        ("support", pa.float64()),
+                    ]
+                )
+            ),
+        ),
         ("sections", pa.list_(pa.struct([("label", pa.string()), *_SPAN]))),
         ("songbloom_lyrics", pa.string()),
         (
@@ -65,6 +80,7 @@ SONGS_SCHEMA = pa.schema(
                     (name, pa.float64())
                     for name in (
                         "evidence",
+                        "sound_evidence",
                         "coverage",
                         "given_found",
                         "cer",
@@ -137,7 +153,7 @@ def song_row(song: Song, drop: Drop | None, fingerprint: str) -> dict[str, Any]:
         "detail": drop.detail if drop else "",
         "lines": [_line_row(line) for line in song.lines],
         "words": [_rounded(word, ("text", "start_s", "end_s", "score", "line")) for word in song.words],
-        "dropped": [{"text": line.text, "reason": line.reason} for line in song.dropped],
+        "dropped": [asdict(line) for line in song.dropped],
         "sections": [_rounded(section, ("label", "start_s", "end_s")) for section in song.sections],
         "songbloom_lyrics": song.songbloom_lyrics,
         "metrics": {name: None if value is None else round(float(value), 5) for name, value in metrics.items()},
@@ -147,7 +163,8 @@ def song_row(song: Song, drop: Drop | None, fingerprint: str) -> dict[str, Any]:
 
 
 def _line_row(line: Line) -> dict[str, Any]:
-    return _rounded(line, ("text", "start_s", "end_s", "section", "score", "source", "edit"))
+    names = ("text", "start_s", "end_s", "section", "score", "source", "edit", "support", "agreement")
+    return _rounded(line, names)
 
 
 def _rounded(record: Line | Word | Section, names: tuple[str, ...]) -> dict[str, Any]:

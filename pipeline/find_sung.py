@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.locate_lines import Candidate, copy_line, estimate_times, inherit_sections, is_clear, recover_lines
+from pipeline.locate_lines import (
+    Candidate,
+    copy_line,
+    estimate_times,
+    inherit_sections,
+    is_clear,
+    move_line,
+    recover_lines,
+)
 from pipeline.match_words import sound_key
 from pipeline.place_words import place_words, support_alone, widened
 from pipeline.search_lines import MIN_SUPPORT, search_free, search_missing
@@ -13,7 +21,8 @@ from pipeline.sung_audio import SungAudio
 
 MAX_SEARCHES = 3  # a line taken away leaves room for others
 MIN_PLACED_SUPPORT = 0.5  # of a line that was heard or found already, in its final place
-MIN_REPEATED_SUPPORT = 0.3
+# Of two equal lines in a row, the lesser of both alone in their places: sung once 0.9 at most, sung twice 2.3 and more.
+MIN_REPEATED_SUPPORT = 1.5
 NUM_LIKELIEST = 3
 
 
@@ -36,9 +45,9 @@ def find_sung(
         estimate_times(recovered, heard)
         recovered = [_known_line(line, candidates, audio) for line in recovered]
         recovered = [line for line in recovered if line.source == "lyrics" or is_clear(line, heard)]
-        every = _in_order([*lines, *recovered])
+        every = _prefer_given(_in_order([*lines, *recovered]), candidates)
         place_words(every, audio)
-        sung = [line for before, line in zip([None, *every[:-1]], every, strict=True) if _is_sung(line, before)]
+        sung = _borne_out(every)
         lines = [line for line in sung if line.source == "lyrics"]
         if len(sung) == len(every):
             break
@@ -50,10 +59,28 @@ def _in_order(lines: Sequence[Candidate]) -> list[Candidate]:
     return sorted(lines, key=lambda line: line.start_s)
 
 
-def _is_sung(line: Candidate, before: Candidate | None) -> bool:
-    if before is not None and before.words == line.words:
-        return line.support >= MIN_REPEATED_SUPPORT
-    return line.support >= MIN_PLACED_SUPPORT
+def _prefer_given(lines: Sequence[Candidate], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Let equal given lines without a place take those of copies: no line is both sung once more and missing."""
+    placed = set(map(id, lines))
+    preferred = []
+    for line in lines:
+        missing = next((c for c in candidates if id(c) not in placed and c.words == line.words), None)
+        if line.edit == "expanded" and missing is not None:
+            move_line(line, missing)
+            placed.add(id(missing))
+            preferred.append(missing)
+        else:
+            preferred.append(line)
+    return preferred
+
+
+def _borne_out(lines: Sequence[Candidate]) -> list[Candidate]:
+    """Return the lines that the audio bears out; of two equal ones in a row, the weaker needs more."""
+    least = {id(line): MIN_PLACED_SUPPORT for line in lines}
+    for before, line in zip(lines, lines[1:], strict=False):
+        if before.words == line.words:
+            least[id(min(before, line, key=lambda each: each.support))] = MIN_REPEATED_SUPPORT
+    return [line for line in lines if line.support >= least[id(line)]]
 
 
 def _known_line(recovered: Candidate, candidates: Sequence[Candidate], audio: SungAudio) -> Candidate:

@@ -48,7 +48,7 @@ class Candidate:
     start_s: float = 0.0
     end_s: float = 0.0
     timed: list[TimedWord] = field(default_factory=list)
-    support: float = 0.0  # nats per token, see Whisper.measure_support
+    support: float = 0.0  # nats per token, see Whisper.measure_support: in its place, else the highest found
 
     @property
     def is_found(self) -> bool:
@@ -202,6 +202,13 @@ def _is_within(lines: Sequence[Candidate], time_s: float) -> bool:
 def copy_line(candidate: Candidate) -> Candidate:
     """Return the line once more, without a place."""
     return Candidate(candidate.words, candidate.text, candidate.section, candidate.section_index)
+
+
+def move_line(place: Candidate, line: Candidate) -> None:
+    """Give a line the place of another one, in place: its time and the heard words that it explains."""
+    line.start_s, line.end_s = place.start_s, place.end_s
+    line.heard, line.similarity = place.heard, place.similarity
+    line.first_heard, line.last_heard = place.first_heard, place.last_heard
 
 
 def _best_in_run(pool: list[Candidate], heard: Sequence[Word], low: int, high: int, minimum: float) -> Candidate | None:

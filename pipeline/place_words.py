@@ -37,10 +37,11 @@ def place_words(lines: Sequence[Candidate], audio: SungAudio) -> None:
             line.timed, timed = timed[: len(line.words)], timed[len(line.words) :]
             line.start_s, line.end_s = line.timed[0].start_s, line.timed[-1].end_s
     _make_monotone(lines, audio.duration_s)
-    for before, line in zip([None, *lines[:-1]], lines, strict=True):
-        # A line that was sung before in the window is no surprise, so little speaks for it: ask without the others.
-        if line.support < DOUBTFUL_SUPPORT and not (before and before.words == line.words):
+    for before, line in zip([None, *lines], lines, strict=False):
+        if line.support < DOUBTFUL_SUPPORT:  # after a line like it little speaks for it: ask without the others
             line.support = support_alone(line, line.words, audio)
+        if before and before.words == line.words:  # sung twice only if each is borne out in its own place
+            before.support, line.support = (support_alone(each, each.words, audio) for each in (before, line))
         first = line.timed[0]
         if first.end_s - first.start_s > MAX_FIRST_WORD_S:  # the pause before it; the next placement starts later
             line.start_s = first.end_s - MAX_FIRST_WORD_S / 2

@@ -1,5 +1,6 @@
 """A given word that the audio denies, where another word was clearly heard in its place."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from pipeline.locate_lines import Candidate
@@ -30,8 +31,7 @@ def repair_line(line: Candidate, heard: Sequence[Word], audio: SungAudio) -> Non
     changed = [(old, new) for old, new in zip(line.words, words, strict=True) if old != new]
     if not changed or len(changed) > max(1, MAX_REPAIRED_SHARE * len(words)):
         return
-    for old, new in changed:
-        line.text = line.text.replace(old, new, 1)
+    line.text = _rewrite(line.text, line.words, words)
     line.words, line.edit = words, "repaired"
     line.support = support_alone(line, words, audio)
 
@@ -49,6 +49,22 @@ def _rivals(line: Candidate, heard: Sequence[Word]) -> Iterator[tuple[int, Word]
             continue
         if heard[j].score >= MIN_HEARD_SCORE and similarities([word], [heard[j].text])[0, 0] < SAME_WORD_SIMILARITY:
             yield k, heard[j]
+
+
+def _rewrite(text: str, old_words: Sequence[str], new_words: Sequence[str]) -> str:
+    """Return a text with its words replaced in their order; marks and blanks between words stay as they are."""
+    position = 0
+    for old, new in zip(old_words, new_words, strict=True):
+        position = text.index(_core(old), position)
+        text = text[:position] + _core(new) + text[position + len(_core(old)) :]
+        position += len(_core(new))
+    return text
+
+
+def _core(word: str) -> str:
+    """Return a word without marks at its edges: from its first to its last letter, digit or combining sign."""
+    letters = [k for k, char in enumerate(word) if unicodedata.category(char)[0] in "LMN"]
+    return word[letters[0] : letters[-1] + 1] if letters else word
 
 
 def _like(heard: str, given: str) -> str:

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.locate_lines import Candidate, copy_line
+from pipeline.locate_lines import Candidate, copy_line, move_line
 from pipeline.sung_audio import SungAudio
-from pipeline.whisper import MAX_WINDOW_S
 
 # Lines of the song in a window that holds them reach 1.5 to 5 in 95 of 100 cases, lines of other songs 0.6.
 MIN_SUPPORT = 1.0
@@ -51,7 +50,7 @@ def search_free(candidates: Sequence[Candidate], lines: Sequence[Candidate], aud
         for line in _search(candidates, low_s, high_s, audio, MIN_AGAIN_SUPPORT, copy_line):
             missing = [c for c in candidates if c.words == line.words and id(c) not in places]
             if missing:
-                missing[0].start_s, missing[0].end_s = line.start_s, line.end_s
+                move_line(line, missing[0])
                 places.add(id(missing[0]))
             else:
                 line.edit = "expanded"
@@ -75,6 +74,8 @@ def _search(
     texts = list(dict.fromkeys(tuple(candidate.words) for candidate in group))
     by_text = np.stack([audio.measure_support(s, min(s + WINDOW_S, high_s), texts) for s in starts])
     support = by_text[:, [texts.index(tuple(candidate.words)) for candidate in group]]
+    for line, best in zip(group, support.max(axis=0), strict=True):
+        line.support = float(best)
     chosen = _best_path(support - min_support)
     placed = [(take(line), window) for line, window in zip(group, chosen, strict=True) if window >= 0]
     _time_lines(placed, starts, high_s, audio)
@@ -146,14 +147,15 @@ def _best_path(gain: NDArray[np.float64]) -> list[int]:
 def _time_lines(
     heard: Sequence[tuple[Candidate, int]], starts: Sequence[float], high_s: float, audio: SungAudio
 ) -> None:
-    """Give lines with their windows times: aligned together, as many at once as the aligner takes."""
+    """Give lines with their windows times: neighbours together, but none far beyond its own window."""
     rest = list(heard)
     while rest:
         start_s = starts[rest[0][1]]
         ends = [min(starts[window] + WINDOW_S, high_s) for _, window in rest]
-        count = sum(end_s - start_s <= MAX_WINDOW_S for end_s in ends)
+        count = sum(end_s - start_s <= WINDOW_S + HOP_S for end_s in ends)
         timed = audio.align(start_s, ends[count - 1], [word for line, _ in rest[:count] for word in line.words])
         for line, _ in rest[:count]:
+            move_line(copy_line(line), line)  # what was heard elsewhere says nothing of it any more
             line.start_s, line.end_s = timed[0].start_s, timed[len(line.words) - 1].end_s
             timed = timed[len(line.words) :]
         rest = rest[count:]

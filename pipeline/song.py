@@ -23,7 +23,11 @@ class Word:
 
 @dataclass(slots=True)
 class Line:
-    """One clean line in sung order; `score` is the mean score of its words."""
+    """One clean line in sung order; `score` is the mean score of its words.
+
+    `support`: how much more probable the audio makes the line than silence does, in nats per token.
+    `agreement`: mean similarity in [0, 1] of its words to those heard without knowing the lyrics; 0 if none was heard.
+    """
 
     text: str
     start_s: float
@@ -33,6 +37,8 @@ class Line:
     source: Literal["lyrics", "asr"]
     edit: Edit
     section_index: int = -1  # which header of the given lyrics the line stands under; -1: none
+    support: float = 0.0
+    agreement: float = 0.0
 
 
 @dataclass(slots=True)
@@ -51,6 +57,7 @@ class DroppedLine:
     text: str
     reason: str
     line_number: int | None = None
+    support: float | None = None  # of a line that is not sung: the highest where it was searched, nats per token
 
 
 @dataclass(slots=True)

@@ -34,7 +34,7 @@ class SungAudio:
         self.duration_s = song.duration_s
         self._voice = VoiceActivity(song.voice)
         self._is_sung = song.voice_probability > MIN_VOICE_PROBABILITY
-        self._attend = functools.partial(_attend, whisper, song)
+        self._attend = functools.cache(functools.partial(_attend, whisper, song))
         self._second = aligner.open_song(song.speech, song.language) if aligner else None
         self._measure = functools.cache(functools.partial(_measure, whisper, song))
 
@@ -43,7 +43,7 @@ class SungAudio:
 
         From the recogniser's attention, and from the second aligner where both agree on a word: see `agree`.
         """
-        timed = [self._voice.tighten(word) for word in self._attend(start_s, end_s, words)]
+        timed = [self._voice.tighten(word) for word in self._attend(start_s, end_s, tuple(words))]
         timed = advance_late(words, timed)
         return agree(timed, self._second.align(start_s, end_s, words)) if self._second else timed
 
@@ -61,7 +61,7 @@ class SungAudio:
         return float(part.mean()) if len(part) else 0.0
 
 
-def _attend(whisper: Whisper, song: Song, start_s: float, end_s: float, words: Sequence[str]) -> list[TimedWord]:
+def _attend(whisper: Whisper, song: Song, start_s: float, end_s: float, words: tuple[str, ...]) -> list[TimedWord]:
     assert song.speech is not None
     return whisper.align(song.speech, start_s, end_s, words, song.language)
 

@@ -5,6 +5,7 @@ import unicodedata
 
 from pipeline.match_words import is_han
 
+_MARKS = ".,!?;:'\"()"
 _VOWELS = re.compile("[aeiouyæœø]+")
 
 
@@ -14,8 +15,9 @@ def count_syllables(word: str) -> int:
     A silent final e of English and French does not count. Other scripts count as one syllable.
     """
     letters = [c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c)]
-    spelling = "".join(letters).strip(".,!?;:'\"()")
+    spelling = "".join(letters).strip(_MARKS)
     vowels = len(_VOWELS.findall(spelling))
-    if vowels > 1 and spelling.endswith("e") and not spelling.endswith("le"):
+    is_silent = word.casefold().strip(_MARKS).endswith("e")  # not é
+    if vowels > 1 and is_silent and not spelling.endswith("le"):
         vowels -= 1
     return max(vowels + sum(map(is_han, spelling)), 1)

@@ -195,7 +195,8 @@ class Whisper:
     @functools.lru_cache(maxsize=64)  # noqa: B019  # one Whisper lives as long as its process
     def _silent_logprobs(self, lines: tuple[tuple[int, ...], ...], language: str) -> NDArray[np.float64]:
         silence = np.zeros(int(SILENCE_S * SPEECH_SAMPLE_RATE_HZ), dtype=np.float32)
-        return self._token_logprobs(self._encode_short(silence), _num_frames(silence), lines, language)
+        # Padded to 30 s: after a short silence all words are improbable, so any line would seem sung by comparison.
+        return self._token_logprobs(self.encode([silence]), _num_frames(silence), lines, language)
 
     def _encode_window(self, samples: NDArray[np.float32], start_s: float, end_s: float) -> tuple[Any, int]:
         """Return a window encoded, with its length in feature frames; the last one is remembered."""

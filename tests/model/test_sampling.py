@@ -74,6 +74,18 @@ def test_a_block_with_eos_is_neither_kept_nor_rendered(make_model: MakeModel) ->
     assert song.latents.shape == (0, 3)
 
 
+def test_no_song_ends_before_its_shortest_length(make_model: MakeModel) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.semantic_head.classify.bias[-1] = 1e4  # ends as soon as it may
+    two_blocks = 2 * model.config.block_frames
+    config = replace(FAST, stop_at_eos=True, min_frames=two_blocks, max_frames=4 * model.config.block_frames)
+    (song,) = generate(model, [[1]], [torch.zeros(0, 3)], [0], config)
+    assert song.ended == "eos"
+    assert len(song.latents) == two_blocks
+    assert (song.semantic_tokens < model.config.eos_id).all()
+
+
 def test_generation_agrees_with_the_training_pass(
     make_model: MakeModel, make_batch: Callable[..., SongBatch], draw_for: Callable[..., Draws]
 ) -> None:

@@ -24,9 +24,7 @@ def align(monkeypatch: pytest.MonkeyPatch, song: Song, audio: SungSong) -> Song 
     monkeypatch.setattr(align_lyrics, "SungAudio", lambda *_: audio)
     stage = AlignLyrics(AlignLyrics.Config(model_name="unused"))
     stage._whisper = None  # type: ignore[assignment]
-    stage._aligners = SimpleNamespace(  # type: ignore[assignment]
-        for_language=lambda _: SimpleNamespace(open_song=lambda *_: None)
-    )
+    stage._aligners = SimpleNamespace(for_language=lambda _: None)  # type: ignore[assignment]
     return stage.process(song)
 
 
@@ -74,9 +72,12 @@ def test_lines_span_their_words(monkeypatch):
         assert (line.start_s, line.end_s) == (words[0].start_s, words[-1].end_s)
 
 
-def test_lyrics_of_another_song_are_a_mismatch(monkeypatch):
+@pytest.mark.parametrize("sound_evidence", [None, 0.44])
+def test_lyrics_of_another_song_are_a_mismatch(monkeypatch, sound_evidence):
     song = open_song(f"{OTHER_SONG}\n{HORSES}", [*hear(LANTERNS, 2), *hear(HARBOUR, 6)])
-    result = align(monkeypatch, song, SungSong((LANTERNS, 2), (HARBOUR, 6)))
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 6))
+    audio.sound_evidence = sound_evidence
+    result = align(monkeypatch, song, audio)
     assert isinstance(result, Drop)
     assert result.reason == "lyrics_mismatch"
     assert [line.text for line in song.dropped] == [OTHER_SONG, HORSES]
@@ -90,6 +91,15 @@ def test_lyrics_that_only_the_recogniser_heard_are_not_sung(monkeypatch, score):
     assert result.reason == "low_coverage"
     assert "no given line is borne out by the audio" in result.detail
     assert [(line.text, line.reason) for line in song.dropped] == [(LANTERNS, "not_sung"), (HARBOUR, "not_sung")]
+
+
+def test_sounds_speak_for_lyrics_that_were_not_heard(monkeypatch):
+    song = open_song(f"{LANTERNS}\n{HARBOUR}", hear("mumbling something else entirely", 2, score=0.3))
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 6))
+    audio.sound_evidence = 0.46
+    assert align(monkeypatch, song, audio) is song
+    assert [line.text for line in song.lines] == [LANTERNS, HARBOUR]
+    assert song.metrics["sound_evidence"] == 0.46
 
 
 def test_lyrics_that_explain_little_of_what_was_heard(monkeypatch):

@@ -1,7 +1,6 @@
 """Which aligner serves which language, and what is said where its model cannot be had."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,6 @@ from pipeline.aligner_models import ALIGNER_REPOSITORIES
 from pipeline.ctc_aligner import Spelling
 from pipeline.models import ModelNotFoundError
 from pipeline.profiles import PROFILES
-from pipeline.whisper import TimedWord
-
-
-class FakeWhisper:
-    def align(
-        self, samples: NDArray[np.float32], start_s: float, end_s: float, words: Sequence[str], language: str
-    ) -> list[TimedWord]:
-        return [TimedWord(start_s, end_s, len(samples)) for _ in words]
 
 
 class FakeModel:
@@ -71,18 +62,16 @@ def test_every_repository_is_an_owner_and_a_name() -> None:
     assert all(repository.count("/") == 1 for repository in ALIGNER_REPOSITORIES.values())
 
 
-def test_a_language_without_a_model_takes_attention_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_language_without_a_model_has_attention_alone_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    song = Aligners("wav2vec2", FakeWhisper()).for_language("mi").open_song(np.zeros(7, np.float32), "mi")  # type: ignore[arg-type]
-    assert song.align(1.0, 2.0, ["a", "b"]) == [TimedWord(1.0, 2.0, 7)] * 2
-    assert song.measure_evidence(["a"]) is None
-    assert song.gives_pauses_to_words
-    assert "language mi: words are placed by whisper cross-attention" in caplog.text
+    assert Aligners("wav2vec2").for_language("mi") is None
+    assert Aligners("whisper").for_language("en") is None
+    assert "language mi: words are placed by Whisper's cross-attention alone" in caplog.text
 
 
 def test_a_language_whose_model_is_missing_stops() -> None:
     with pytest.raises(ModelNotFoundError) as raised:
-        Aligners("wav2vec2", FakeWhisper()).for_language("fr")  # type: ignore[arg-type]
+        Aligners("wav2vec2").for_language("fr")
     message = str(raised.value)
     assert "model 'wav2vec2-fr' for stage 'aligner' not found" in message
     assert "jonatasgrosman/wav2vec2-large-xlsr-53-french" in message
@@ -97,11 +86,12 @@ def test_a_model_runs_once_per_song_and_loads_once(monkeypatch: pytest.MonkeyPat
         return loaded[-1]
 
     monkeypatch.setattr(aligner, "load_acoustic_model", load)
-    aligners = Aligners("owner/model", FakeWhisper())  # type: ignore[arg-type]
-    song = aligners.for_language("en").open_song(np.zeros(48_000, np.float32), "en")
+    aligners = Aligners("owner/model")
+    aligner_of_english = aligners.for_language("en")
+    assert aligner_of_english is not None
+    song = aligner_of_english.open_song(np.zeros(48_000, np.float32), "en")
     for start_s in (0.0, 0.5):
         assert song.align(start_s, 2.0, ["la"])[0].start_s == pytest.approx(1.0)
-    assert not song.gives_pauses_to_words
     assert aligners.for_language("de") is aligners.for_language("en")
     assert (len(loaded), loaded[0].num_runs) == (1, 1)
 

@@ -74,7 +74,7 @@ def load_song(shared: Path, name: str, language: str) -> tuple[SongAligner, list
             Word(part, row["start"] + k * step_s, row["start"] + (k + 1) * step_s, 1.0, row["line"])
             for k, part in enumerate(parts)
         ]
-    song = Aligners("miniature", None).for_language(language).open_song(speech, language)  # type: ignore[arg-type]
+    song = Aligners("miniature").for_language(language).open_song(speech, language)
     return song, words, len(speech) / SPEECH_SAMPLE_RATE_HZ
 
 

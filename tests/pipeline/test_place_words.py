@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.place_words import advance_late, place_words, support_alone, widened
+from pipeline.place_words import place_words, support_alone, widened
 from pipeline.whisper import MAX_WINDOW_S, TimedWord
 
-from .sung_song import HARBOUR, HORSES, LANTERNS, SUMMER, SungSong, give, place
+from .sung_song import HARBOUR, LANTERNS, SungSong, give, place
 
 
 def place_at(*starts_s: float):
@@ -103,11 +103,12 @@ def test_doubtful_lines_are_asked_alone(among, support, num_alone):
     assert audio.questions == [[LANTERNS, HARBOUR], [LANTERNS], [HARBOUR]][: 1 + num_alone]
 
 
-def test_a_line_after_its_like_is_not_asked_alone():
-    """Alone it would be borne out by the singing of the line before."""
+@pytest.mark.parametrize(("times_s", "is_twice"), [((2,), False), ((2, 4), True)])
+def test_a_line_after_its_like_needs_evidence_for_both_in_their_own_places(times_s, is_twice):
     lines = [place(line, start_s) for line, start_s in zip(give(LANTERNS, LANTERNS), (2, 4), strict=True)]
-    place_words(lines, SungSong((LANTERNS, 2)))
-    assert [line.support for line in lines] == [4.0, 0.0]
+    place_words(lines, SungSong(*((LANTERNS, time_s) for time_s in times_s)))
+    assert lines[0].support == 4.0
+    assert (lines[1].support > 1.5) is is_twice
 
 
 def test_evidence_is_asked_where_the_line_is_and_a_little_around():
@@ -128,36 +129,3 @@ def test_a_long_first_word_starts_later_in_the_next_placement():
     line = place(give(LANTERNS)[0], 4)
     place_words([line], Early((LANTERNS, 5)))
     assert (line.timed[0].start_s, line.start_s) == pytest.approx((3.0, 4.9))  # half a second before its end at 5.4
-
-
-LATE = [TimedWord(0.0, 2.0, 0.9), TimedWord(2.0, 3.0, 0.8), TimedWord(3.0, 3.4, 0.7)]
-
-
-def test_a_word_entered_late_moves_to_where_its_share_of_the_time_begins():
-    fixed = advance_late(["the", "window", "of"], LATE)  # one and two syllables from 0 to 3 s
-    assert fixed == [TimedWord(0.0, 1.0, 0.9), TimedWord(1.0, 3.0, 0.8), TimedWord(3.0, 3.4, 0.7)]
-
-
-def test_the_last_word_shares_the_time_up_to_its_own_end():
-    assert [word.start_s for word in advance_late(["the", "window"], LATE[:2])] == [0.0, pytest.approx(1.0)]
-
-
-@pytest.mark.parametrize(
-    ("words", "second_start_s"),
-    [(["the", "night", "of"], 2.0), (["the", "window", "of"], 1.14), (["the", "window", "of"], 0.4)],
-    ids=["one syllable", "hardly late", "early"],
-)
-def test_other_words_stay_where_they_are(words, second_start_s):
-    timed = [TimedWord(0.0, second_start_s, 0.9), TimedWord(second_start_s, 3.0, 0.8), LATE[2]]
-    assert advance_late(words, timed) == timed
-
-
-@pytest.mark.parametrize(("gives_pauses", "onset_s"), [(True, 1.0), (False, 2.0)])
-def test_only_attention_enters_words_late(gives_pauses, onset_s):
-    class Late(SungSong):
-        def align(self, start_s, end_s, words):
-            return list(LATE)
-
-    line = place(give("the window of")[0], 0)
-    place_words([line], Late((HORSES, 0), (SUMMER, 2), gives_pauses=gives_pauses))
-    assert line.timed[1].start_s == onset_s

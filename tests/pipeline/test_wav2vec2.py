@@ -106,7 +106,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 
 def aligner(folder: Path) -> Aligners:
-    return Aligners(str(folder), None)  # type: ignore[arg-type]  # no language falls back to Whisper here
+    return Aligners(str(folder))
 
 
 def test_onsets_of_a_song_longer_than_a_window(folder: Path) -> None:

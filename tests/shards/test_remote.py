@@ -56,8 +56,9 @@ def serve(folder: Path, has_ranges: bool) -> tuple[http.server.ThreadingHTTPServ
             self.end_headers()
             served.requests.append(f"{self.command} {self.path} {self.headers.get('Range', '')}")
             if with_body:
-                self.wfile.write(data)
+                # counted first: the client has its answer, and may look here, before this thread runs again
                 served.num_bytes[self.path] = served.num_bytes.get(self.path, 0) + len(data)
+                self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,0 +1,125 @@
+"""Lines that nobody heard: where they are searched, which window each gets, and their times."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.search_lines import _best_path, search_free, search_missing
+
+from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, place
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 10_000))
+def test_the_path_is_the_best_one(num_windows, num_lines, seed):
+    gain = np.random.default_rng(seed).integers(-3, 4, (num_windows, num_lines)).astype(float)
+
+    def total(chosen):
+        return sum(gain[window, line] for line, window in enumerate(chosen) if window >= 0)
+
+    def rises(chosen):
+        windows = [window for window in chosen if window >= 0]
+        return windows == sorted(windows)
+
+    chosen = _best_path(gain)
+    every = itertools.product(range(-1, num_windows), repeat=num_lines)
+    assert len(chosen) == num_lines
+    assert rises(chosen)
+    assert total(chosen) == max(total(path) for path in every if rises(path))
+
+
+def test_missing_lines_are_searched_between_their_neighbours():
+    lines = give(LANTERNS, HARBOUR, HORSES, SUMMER)
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 5), (HORSES, 9), (SUMMER, 14))
+    heard = search_missing(lines, [place(lines[0], 2), place(lines[3], 14)], audio)
+    assert heard == lines[1:3]
+    assert [(line.start_s, line.end_s) for line in heard] == [pytest.approx((5.0, 7.0)), pytest.approx((9.0, 11.0))]
+
+
+def test_missing_lines_at_both_ends_of_the_song():
+    lines = give(LANTERNS, HARBOUR, SUMMER)
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 8), (SUMMER, 14))
+    assert search_missing(lines, [place(lines[1], 8)], audio) == [lines[0], lines[2]]
+    assert (lines[0].start_s, lines[2].start_s) == pytest.approx((2.0, 14.0))
+
+
+def test_without_any_neighbour_the_whole_song_is_searched():
+    lines = give(LANTERNS, HARBOUR, OTHER_SONG)
+    audio = SungSong((LANTERNS, 21), (HARBOUR, 58), duration_s=90.0)
+    assert search_missing(lines, [], audio) == lines[:2]
+    assert (lines[0].start_s, lines[1].start_s) == pytest.approx((21.0, 58.0))
+    assert len(audio.windows) == 2  # too far from each other for one pass of the aligner
+
+
+def test_no_line_is_searched_where_another_one_is_sung():
+    lines = give(LANTERNS, HARBOUR, SUMMER)
+    again = place(give(LANTERNS)[0], 6)  # sung once more between the neighbours
+    audio = SungSong((LANTERNS, 2), (LANTERNS, 6), (HARBOUR, 9), (SUMMER, 14))
+    assert search_missing(lines, [place(lines[0], 2), again, place(lines[2], 14)], audio) == [lines[1]]
+    assert all(start_s >= again.end_s - 1e-9 for start_s, _, _ in audio.windows)
+
+
+def test_neighbours_out_of_order_leave_no_room_between_them():
+    lines = give(LANTERNS, HARBOUR, SUMMER)
+    audio = SungSong((SUMMER, 2), (HARBOUR, 7), (LANTERNS, 12))
+    assert search_missing(lines, [place(lines[2], 2), place(lines[0], 12)], audio) == []
+
+
+def test_free_room_is_searched_for_every_line():
+    lines = give(LANTERNS, HARBOUR, SUMMER)
+    audio = SungSong((SUMMER, 2), (HARBOUR, 7), (LANTERNS, 12))
+    assert search_free(lines, [place(lines[2], 2), place(lines[0], 12)], audio) == [lines[1]]
+    assert (lines[1].start_s, lines[1].edit) == (pytest.approx(7.0), "kept")
+
+
+def test_a_line_that_has_its_place_is_copied():
+    lines = give(LANTERNS, HARBOUR)
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 6), (HARBOUR, 12))
+    (again,) = search_free(lines, [place(lines[0], 2), place(lines[1], 6)], audio)
+    assert (again.text, again.start_s, again.edit) == (HARBOUR, pytest.approx(12.0), "expanded")
+    assert again is not lines[1]
+    assert lines[1].start_s == 6
+
+
+def test_more_must_speak_for_a_line_that_is_not_expected():
+    """Four of seven words are sung: 1.4 nats."""
+    lines = give(LANTERNS, "one two three four five six seven", SUMMER)
+    audio = SungSong((LANTERNS, 2), ("one two three four", 6), (SUMMER, 12))
+    found = [place(lines[0], 2), place(lines[2], 12)]
+    assert search_missing(lines, found, audio) == [lines[1]]
+    assert search_free(lines, found, audio) == []
+
+
+def test_a_line_found_elsewhere_has_no_more_to_do_with_what_was_heard():
+    """Words that were heard where the line turned out not to be sung neither explain nor repair anything."""
+    lines = give(LANTERNS, HARBOUR, SUMMER)
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 7), (SUMMER, 12))
+    found = [place(lines[0], 2), place(lines[2], 12)]
+    for search in (search_missing, search_free):
+        lines[1].heard, lines[1].first_heard, lines[1].last_heard = [(0, 30)], 30, 34
+        assert search(lines, found, audio) == [lines[1]]
+        assert (lines[1].heard, lines[1].is_found) == ([], False)
+
+
+@pytest.mark.parametrize(("next_start_s", "num_found"), [(6.9, 0), (7.1, 1)])
+def test_short_rooms_are_not_searched_for_lines_that_are_not_expected(next_start_s, num_found):
+    lines = give(LANTERNS, HARBOUR, SUMMER)
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 4.5), (SUMMER, next_start_s), duration_s=next_start_s + 2)
+    assert len(search_free(lines, [place(lines[0], 2), place(lines[2], next_start_s)], audio)) == num_found
+
+
+def test_windows_without_singing_are_passed_over():
+    questions = []
+
+    class Listener(SungSong):
+        def measure_support(self, start_s, end_s, lines):
+            questions.append((start_s, end_s))
+            return super().measure_support(start_s, end_s, lines)
+
+    lines = give(LANTERNS, HARBOUR)
+    audio = Listener((LANTERNS, 2), (HARBOUR, 40), duration_s=60.0)
+    assert search_missing(lines, [place(lines[0], 2)], audio) == [lines[1]]
+    assert questions == [(36.0, 44.0), (40.0, 48.0)]
