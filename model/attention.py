@@ -49,9 +49,19 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
-        """Mix positions; leading dimensions before S are free."""
-        return self.out(attend(*self.project(x_SD, rotary)).flatten(-2))
+    def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend, num_last: int | None = None) -> Tensor:
+        """Mix positions; leading dimensions before S are free.
+
+        Args:
+            x_SD: normalised residual stream.
+            rotary: of all positions.
+            attend: decides who sees whom.
+            num_last: return only so many positions at the end, which still see all; None: all.
+        """
+        query, key, value = self.project(x_SD, rotary)
+        if num_last is not None:
+            query = query[..., -num_last:, :, :]
+        return self.out(attend(query, key, value).flatten(-2))
 
     def project(self, x_SD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries, rotated keys, and values, each [..., S, H, E]."""

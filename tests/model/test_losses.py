@@ -24,7 +24,7 @@ def test_chunks_change_neither_loss_nor_gradient(chunk_positions: int) -> None:
         assert_close(found, expected)
 
 
-def test_full_logits_are_never_kept() -> None:
+def test_logits_of_many_positions_are_never_kept() -> None:
     saved: list[int] = []
 
     def remember(tensor: torch.Tensor) -> torch.Tensor:
