@@ -248,12 +248,12 @@ def config_from_dict(tree: object, source: str) -> RunConfig:
     return config
 
 
-def deepspeed_settings(config: RunConfig, world_size: int, *, on_gpu: bool = False) -> dict[str, Any]:
+def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
     """Return DeepSpeed's JSON for `world_size` ranks.
 
     Gradients are summed and reduced in fp32 at any precision, so that the result does not depend on how the
-    global batch is cut. `torch_adam` takes PyTorch's AdamW: nothing is compiled at start. On a GPU its fused kernel
-    needs no temporary copies, which for 1.9 B parameters would be many gigabytes.
+    global batch is cut. `torch_adam` takes PyTorch's AdamW: nothing is compiled at start. Its fused kernel needs no
+    temporary copies, which for 1.9 B parameters would be many gigabytes.
     """
     songs_per_rank = math.ceil(config.trainer.batch_size / world_size)
     optimizer = config.optimizer
@@ -269,7 +269,7 @@ def deepspeed_settings(config: RunConfig, world_size: int, *, on_gpu: bool = Fal
                 "eps": optimizer.eps,
                 "weight_decay": optimizer.weight_decay,
                 "torch_adam": True,
-                "fused": on_gpu,
+                "fused": True,
             },
         },
         "zero_optimization": {"stage": config.trainer.zero_stage},

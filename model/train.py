@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from model.reference_weights import WeightsError
     from model.settings import load_config
     from model.song_batch import BatchError
-    from model.trainer import NonFiniteLossError, join_ranks, leave_ranks
+    from model.step_sums import NonFiniteLossError
+    from model.trainer import join_ranks, leave_ranks
     from model.training_run import PeerError, TrainingRun
     from shards.schema import ShardError
 

@@ -5,12 +5,11 @@ blocks). Counts are added up over ranks before the backward pass, and each rank'
 batch is cut into ranks and micro-batches changes nothing but the order of additions.
 """
 
-import ctypes
 import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from datetime import timedelta
 from io import StringIO
@@ -20,33 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from model.batches import MicroBatch, RankBatch
+from model.hardware import keep_memory
 from model.noise import Draws, draw
 from model.ranks import Ranks
 from model.settings import RunConfig, deepspeed_settings
 from model.size import flops_per_step
 from model.song_batch import SongBatch
 from model.song_model import SongModel
-from model.tally import (
-    NUM_PLACES,
-    NUM_ROWS,
-    BatchLosses,
-    StepResult,
-    ValidationLosses,
-    tabulate,
-    tabulate_places,
-)
+from model.step_sums import NonFiniteLossError, ScaledLoss, count_targets, sum_tables
+from model.tally import NUM_PLACES, NUM_ROWS, BatchLosses, StepResult, ValidationLosses
 from model.zero3_outputs import close_outputs, open_outputs
-from shards.schema import MAX_KEY_BYTES
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")  # what AdamW keeps per parameter, besides the number of steps
 EMA = "ema"  # kept where AdamW keeps its own, so that ZeRO shards it likewise
 UNDETERMINED = "und"  # ISO 639-2: no language known
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 RANK_TIMEOUT = timedelta(minutes=30)  # the longest wait for another rank: rank 0 writing a large checkpoint
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss or gradient that is infinite or not a number; nothing is saved after it."""
 
 
 def join_ranks() -> Ranks:
@@ -68,7 +55,7 @@ def join_ranks() -> Ranks:
         num_neighbours = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_neighbours))
     if not has_gpu:
-        _keep_memory()
+        keep_memory()
     deepspeed = _import_deepspeed(has_gpu)
     deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", verbose=False, timeout=RANK_TIMEOUT)
     return Ranks(rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]), device=device)
@@ -82,50 +69,26 @@ def leave_ranks() -> None:
         comm.destroy_process_group()
 
 
-def _keep_memory() -> None:
-    """Let glibc keep freed memory: it gives blocks above 32 MB back at once, and new ones cost a fault per page.
-
-    Other C libraries are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def _import_deepspeed(has_gpu: bool) -> Any:
     """Import DeepSpeed so that CPU runs need no compiler.
 
     On a CPU DeepSpeed compiles a shared-memory all-reduce at first use: a minute with a compiler, an error without;
     gloo does the same work. The extension is built only if this table lists it as compatible.
+
+    Its Muon optimizer, which is not used here, asks for `torch.compile` as soon as any optimizer is made; that loads
+    a whole compiler, which takes most of a process's start.
     """
     if not has_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
     import deepspeed.ops
+    import deepspeed.runtime.compiler
 
+    deepspeed.runtime.compiler.compile = lambda: lambda function: function
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if not has_gpu:
         deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
-
-
-class _ScaledLoss(nn.Module):
-    """The model with its loss, as plain tensors: DeepSpeed's hooks see no tensor inside other objects."""
-
-    def __init__(self, song_model: SongModel, flow_weight: float, blocks_per_place: int) -> None:
-        super().__init__()
-        self.song_model = song_model
-        self.flow_weight = flow_weight
-        self.blocks_per_place = blocks_per_place
-
-    def forward(
-        self, batch: SongBatch, draws: Draws, num_targets: Tensor, num_blocks: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return this micro-batch's part of the global loss, and the tables of sums per song and per place."""
-        output = self.song_model(batch, draws)
-        loss = output.loss(num_targets=num_targets, num_blocks=num_blocks, flow_weight=self.flow_weight)
-        return loss, tabulate(output), tabulate_places(output, self.blocks_per_place)
 
 
 class Trainer:
@@ -137,14 +100,14 @@ class Trainer:
         self.ranks = ranks
         self.model = model
         self._stage = config.trainer.zero_stage
-        settings = deepspeed_settings(config, ranks.world_size, on_gpu=ranks.device.type == "cuda")
+        settings = deepspeed_settings(config, ranks.world_size)
         self._num_micro_batches: int = settings["gradient_accumulation_steps"]
         deepspeed = _import_deepspeed(ranks.device.type == "cuda")
         kinds = open_outputs(model) if self._stage == 3 else {}
         max_blocks = config.data.max_crop_frames // config.model.block_frames
         with redirect_stdout(StringIO()):  # it prints how much memory is in use, ten times
             self._engine: Any = deepspeed.initialize(
-                model=_ScaledLoss(model, config.trainer.flow_weight, math.ceil(max_blocks / NUM_PLACES)),
+                model=ScaledLoss(model, config.trainer.flow_weight, math.ceil(max_blocks / NUM_PLACES)),
                 model_parameters=_group_parameters(model, config.optimizer.weight_decay),
                 config=settings,
             )[0]
@@ -160,7 +123,7 @@ class Trainer:
                 finds out after it.
         """
         assert len(batch.micro_batches) == self._num_micro_batches, "ranks would wait for each other forever"
-        num_targets, num_blocks = self._count(batch)
+        num_targets, num_blocks = count_targets(self.ranks, batch.micro_batches, self.config.model.block_frames)
         tables, flops = [], 0.0
         for number, micro_batch in enumerate(batch.micro_batches):
             is_last = number == self._num_micro_batches - 1
@@ -173,7 +136,7 @@ class Trainer:
             tables.append(table)
             if not is_last:
                 self._engine.step()
-        *sums, flops = self._sum_tables(batch.micro_batches, tables, global_step, flops)
+        *sums, flops = sum_tables(self.ranks, batch.micro_batches, tables, f"step {global_step}", flops)
         grad_norm = self._check(self._local_grad_norm(), global_step) if self._stage == 0 else math.nan
         lr = self.config.optimizer.lr * self.config.schedule.factor(global_step)
         for group in self._adam.param_groups:
@@ -207,7 +170,7 @@ class Trainer:
                 by_language.index_add_(0, torch.tensor(rows, device=table.device), table.T)
                 by_place += places
         self._engine.train()
-        self._sum_tables(batch.micro_batches, tables, None)
+        sum_tables(self.ranks, batch.micro_batches, tables, "validation")
         sums = self.ranks.add_up(torch.cat([by_language, by_place.T])).tolist()
         return ValidationLosses.from_sums(
             {name: row for name, row in zip(names, sums, strict=False) if row[-1]},
@@ -291,46 +254,6 @@ class Trainer:
         num_prompt_frames = songs.num_prompt_frames_B.masked_fill(draws.drop_conditions_B | draws.drop_prompt_B, 0)
         counts = (count.tolist() for count in (songs.num_frames_B, num_lyrics, num_prompt_frames))
         return flops_per_step(self.config.model, *counts)["total"]
-
-    def _count(self, batch: RankBatch) -> tuple[Tensor, Tensor]:
-        """Return targets and blocks of the global batch; a song has one target per frame and EOS."""
-        frames = [micro.batch.num_frames_B for micro in batch.micro_batches if not micro.is_repeat]
-        num_frames = sum(int(counts.sum()) for counts in frames)
-        num_songs = sum(len(counts) for counts in frames)
-        num_targets, num_blocks = self.ranks.add_up(
-            [num_frames + num_songs, num_frames // self.config.model.block_frames]
-        ).float()
-        return num_targets, num_blocks
-
-    def _sum_tables(
-        self, micro_batches: Sequence[MicroBatch], tables: Sequence[Tensor], global_step: int | None, *others: float
-    ) -> list[float]:
-        """Return the rows, and `others`, summed over all ranks, or raise if a song's losses are not finite."""
-        counted = [table for table, micro in zip(tables, micro_batches, strict=True) if not micro.is_repeat]
-        local = (
-            torch.cat(counted, dim=1).sum(dim=1)
-            if counted
-            else torch.zeros(NUM_ROWS, device=self.ranks.device).double()
-        )
-        sums: list[float] = self.ranks.add_up(torch.cat([local, local.new_tensor(others)])).tolist()
-        if not all(map(math.isfinite, sums)):
-            names = self._name_bad_songs(micro_batches, tables)
-            where = "validation" if global_step is None else f"step {global_step}"
-            raise NonFiniteLossError(f"{where}: the loss is not finite; no update was made; songs: {', '.join(names)}")
-        return sums
-
-    def _name_bad_songs(self, micro_batches: Sequence[MicroBatch], tables: Sequence[Tensor]) -> list[str]:
-        """Return the keys of all songs, on any rank, whose losses are not finite."""
-        num_slots = max(self.config.trainer.batch_size, self.config.data.val_songs)
-        names = torch.zeros(num_slots, MAX_KEY_BYTES, dtype=torch.int32)
-        for table, micro in zip(tables, micro_batches, strict=True):
-            if micro.is_repeat:
-                continue
-            for slot, key, is_good in zip(micro.slots, micro.batch.keys, table.isfinite().all(dim=0), strict=True):
-                if not is_good:
-                    names[slot, : len(key)] = torch.tensor(list(key.encode("ascii")), dtype=torch.int32)
-        rows = self.ranks.add_up(names).cpu().tolist()
-        return sorted({bytes(row).rstrip(b"\0").decode("ascii") for row in rows if any(row)})
 
     def _check(self, grad_norm: float, global_step: int) -> float:
         if math.isfinite(grad_norm) and grad_norm >= 0:  # DeepSpeed's norm is -1 where it is not finite

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from model.noise import draw
 from model.ranks import Ranks
 from model.settings import RunConfig
 from model.song_model import SongModel
+from model.step_sums import NonFiniteLossError
 from model.train import main
-from model.trainer import NonFiniteLossError, Trainer
+from model.trainer import Trainer
 from model.training_run import PeerError, TrainingRun
 from shards.index import read_index
 from shards.reader import ShardReader
@@ -254,58 +256,54 @@ def test_a_shard_that_cannot_be_read_ends_all_ranks(tmp_path: Path, ranks: Ranks
         run.run()
 
 
-def run_ranks(dataset: Path, out: Path, part: str, world_size: int) -> None:
-    """Let processes of trainer_process.py fill `out`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    base = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": str(out)}  # no compiler, no ninja
+@pytest.fixture(scope="module")
+def many_ranks(dataset: Path, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the processes of trainer_process.py have filled."""
+    out = tmp_path_factory.mktemp("many_ranks")
+    run_to(tiny_config(dataset, out / "from_one_rank", trainer__ema_decay=0.5), ranks, 2)
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        ports = [str(probe.getsockname()[1]) for probe in probes]
+    base = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+    base |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = str(Path(__file__).with_name("trainer_process.py"))
     processes = [
         subprocess.Popen(
-            [sys.executable, script, str(dataset), str(out), part],
-            env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, script, str(dataset), str(out), str(rank), *ports],
+            env=base | {"PATH": str(out)},  # no compiler, no ninja
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(world_size)
+        for rank in range(4)
     ]
     outputs = [process.communicate(timeout=500)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
-
-
-@pytest.fixture(scope="module")
-def two_ranks(dataset: Path, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that two processes of trainer_process.py have filled."""
-    out = tmp_path_factory.mktemp("two_ranks")
-    run_to(tiny_config(dataset, out / "from_one_rank", trainer__ema_decay=0.5), ranks, 2)
-    run_ranks(dataset, out, "all", 2)
     return out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_make_the_same_step(two_ranks: Path, plain_step, stage: int):
-    found = load_file(two_ranks / f"all_fp32_{stage}.safetensors")
+def test_two_ranks_make_the_same_step(many_ranks: Path, plain_step, stage: int):
+    found = load_file(many_ranks / f"two_fp32_{stage}.safetensors")
     assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=1e-6)
     assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 1e-6)
 
 
 @pytest.mark.slow
-def test_four_ranks_make_the_same_step(dataset: Path, plain_step, tmp_path: Path):
-    run_ranks(dataset, tmp_path, "four", 4)  # of five songs: one rank has two
-    for stage in (0, 2):
-        found = load_file(tmp_path / f"four_fp32_{stage}.safetensors")
+def test_four_ranks_make_the_same_step(many_ranks: Path, plain_step):
+    for stage in (0, 2):  # of five songs: one rank has two
+        found = load_file(many_ranks / f"four_fp32_{stage}.safetensors")
         assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=1e-6)
         assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bf16_stays_near_and_keeps_exact_weights(two_ranks: Path, plain_step, stage: int):
-    found = load_file(two_ranks / f"all_bf16_{stage}.safetensors")
+def test_bf16_stays_near_and_keeps_exact_weights(many_ranks: Path, plain_step, stage: int):
+    found = load_file(many_ranks / f"two_bf16_{stage}.safetensors")
     assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=5e-3)
     assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 0.05)
     weights = found["model/lm.layers.0.ffn.down.weight"]
@@ -314,8 +312,8 @@ def test_bf16_stays_near_and_keeps_exact_weights(two_ranks: Path, plain_step, st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["", "_bf16"])
-def test_two_ranks_resume_to_the_bit(two_ranks: Path, precision: str):
-    runs = [two_ranks / f"{name}{precision}" for name in ("whole", "stopped")]
+def test_two_ranks_resume_to_the_bit(many_ranks: Path, precision: str):
+    runs = [many_ranks / f"{name}{precision}" for name in ("whole", "stopped")]
     found, expected = (read_metrics(run, "loss", "grad_norm") for run in runs)
     assert found == expected
     for name in ("model", "ema", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
@@ -324,23 +322,22 @@ def test_two_ranks_resume_to_the_bit(two_ranks: Path, precision: str):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_ranks_and_stage(two_ranks: Path, dataset: Path, ranks: Ranks):
+def test_a_run_goes_on_with_another_number_of_ranks_and_stage(many_ranks: Path, dataset: Path, ranks: Ranks):
     def config(name: str) -> RunConfig:
-        return tiny_config(dataset, two_ranks / name, trainer__ema_decay=0.5)
+        return tiny_config(dataset, many_ranks / name, trainer__ema_decay=0.5)
 
     run_to(config("one_rank"), ranks, 6)
     run_to(config("for_one_rank"), ranks, 4)
-    run_to(config("there_and_back"), ranks, 4)
-    run_ranks(dataset, two_ranks, "back", 2)
-    expected = read_metrics(two_ranks / "one_rank", "loss", "grad_norm")
+    expected = read_metrics(many_ranks / "one_rank", "loss", "grad_norm")
     assert len(expected) == 6
-    steps = {"from_one_rank": 4, "for_one_rank": 4, "whole": 4, "there_and_back": 6}
+    steps = {"from_one_rank": 4, "for_one_rank": 4, "whole": 4, "there_and_back": 6}  # two, one, two ranks
     for name, last in steps.items():
-        for found, reference in zip(read_metrics(two_ranks / name, "loss", "grad_norm"), expected[:last], strict=True):
+        for found, reference in zip(read_metrics(many_ranks / name, "loss", "grad_norm"), expected[:last], strict=True):
             assert found == pytest.approx(reference, rel=1e-5), name
     for name in ("model", "ema"):
         files = [
-            load_file(two_ranks / run / "step_000006" / f"{name}.safetensors") for run in ("one_rank", "there_and_back")
+            load_file(many_ranks / run / "step_000006" / f"{name}.safetensors")
+            for run in ("one_rank", "there_and_back")
         ]
         for key, tensor in files[0].items():
             assert_close(files[1][key], tensor, 1e-5)
