@@ -128,7 +128,7 @@ class TrainerConfig:
     log_every: int  # steps between readable lines
     val_every: int  # steps between validation passes; 0: never
     ema_decay: float = 0.0  # of a moving average of the weights, kept beside them; 0: none
-    compile_layers: bool = False  # torch.compile; needs a C++ compiler on CPUs, Triton on GPUs
+    compile_layers: bool = False  # torch.compile, not with ZeRO 3; needs a C++ compiler on CPUs, Triton on GPUs
 
     def __post_init__(self) -> None:
         """Refuse counts that are none and a precision that DeepSpeed has no master weights for."""
@@ -141,6 +141,11 @@ class TrainerConfig:
         require(
             self.precision == "fp32" or self.zero_stage > 0,
             "trainer.zero_stage is 0, which keeps no fp32 master weights; with precision bf16 use 1, 2 or 3",
+        )
+        require(
+            self.zero_stage < 3 or not self.compile_layers,
+            "trainer.compile_layers is true and trainer.zero_stage 3, whose hooks around every module make the "
+            "compiler give up after a few layers; use zero_stage 1 or 2, or compile_layers: false",
         )
 
 

@@ -152,6 +152,11 @@ def test_deepspeed_gets_enough_micro_batches_for_every_song(world_size: int, mic
     assert settings["optimizer"]["params"]["torch_adam"] is True
 
 
+def test_compiled_layers_under_zero_3_are_refused(tree: dict):
+    tree["trainer"] |= {"zero_stage": 3, "compile_layers": True}
+    assert "full.yaml: trainer.compile_layers is true and trainer.zero_stage 3" in refusal(tree)
+
+
 def test_the_schedule_warms_up_and_falls_to_its_floor():
     schedule = ScheduleConfig(kind="cosine", num_steps=110, warmup_steps=10, final_ratio=0.1)
     assert [schedule.factor(step) for step in (0, 4, 9)] == [0.1, 0.5, 1.0]
