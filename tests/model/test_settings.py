@@ -48,6 +48,16 @@ def test_plain_values_and_back_is_the_same_configuration(name: str):
     assert config_from_dict(config.to_dict(), name) == config
 
 
+def test_every_key_is_explained():
+    """In full.yaml, where its source is told, or in the README's table of keys that may be left out."""
+    explained = (CONFIG_FOLDER / "full.yaml").read_text() + (CONFIG_FOLDER.parent / "README.md").read_text()
+
+    def names(tree: dict) -> set[str]:
+        return set(tree) | {name for value in tree.values() if isinstance(value, dict) for name in names(value)}
+
+    assert not [name for name in names(load_config("full.yaml").to_dict()) if name not in explained]
+
+
 def test_a_path_comes_before_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: dict):
     tree["optimizer"]["lr"] = 0.5
     (tmp_path / "full.yaml").write_text(yaml.safe_dump(tree))
