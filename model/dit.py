@@ -125,8 +125,8 @@ class BlockDit(nn.Module):
         x_NSD = torch.cat(parts, dim=1)
         rotary = rotary_table(torch.arange(x_NSD.shape[1], device=x_NSD.device), self.rotary_dim, self.rope_base)
         num_noisy = noisy_NPC.shape[1]
-        for layer in self.layers:  # of the last one's output nothing but the noisy frames is looked at
-            num_last = num_noisy if layer is self.layers[-1] else None
+        for layer in self.layers:
+            num_last = num_noisy if layer is self.layers[-1] else None  # nothing else of its output is looked at
             x_NSD = recompute_if(self.recompute_layers, layer, x_NSD, rotary, time_ND, num_last)
         return self.project_out(x_NSD).float()
 
