@@ -11,6 +11,7 @@ from pipeline.aligner import Aligners
 from pipeline.find_sung import find_sung
 from pipeline.locate_lines import Candidate, estimate_times, explain_runs, locate_expected, locate_lines
 from pipeline.lyrics import LyricLine, parse_lyrics, split_words
+from pipeline.match_repetitions import match_repetitions
 from pipeline.match_words import alignment_score, similarities, sound_key
 from pipeline.place_words import place_words
 from pipeline.repair_line import repair_line
@@ -33,7 +34,7 @@ class AlignLyrics(Stage):
     """
 
     name: ClassVar[str] = "align_lyrics"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -64,7 +65,7 @@ class AlignLyrics(Stage):
         assert song.transcript is not None
         assert song.voice is not None
         parsed = parse_lyrics(song.lyrics_text)
-        song.dropped = list(parsed.dropped)
+        song.dropped = [*parsed.dropped, *_drop_adlibs(parsed.lines)]
         song.header_labels = [header.label for header in parsed.headers]
         candidates = [_candidate(line, song.language) for line in parsed.lines]
         candidates = [c for c in candidates if c.words]
@@ -80,14 +81,15 @@ class AlignLyrics(Stage):
         song.metrics["evidence"] = measure_evidence(candidates, heard)
         song.metrics.update(_agreement(candidates, lines, heard))
         if drop := self._judge(song, candidates, audio):
-            song.dropped += [DroppedLine(c.text, "not_sung") for c in candidates]
+            song.dropped += [DroppedLine(c.text, "not_sung", c.line_number) for c in candidates]
             return drop
         estimate_times(lines, heard)
+        lines = match_repetitions(candidates, lines, audio)
         lines = find_sung(candidates, lines, heard, audio)
         for line in lines:
             repair_line(line, heard, audio)
         if not lines:
-            song.dropped += [DroppedLine(c.text, "not_sung") for c in candidates]
+            song.dropped += [DroppedLine(c.text, "not_sung", c.line_number) for c in candidates]
             return Drop("low_coverage", "no given line is borne out by the audio where it was expected")
         place_words(lines, audio)
         _fill_song(song, lines, [c for c in candidates if c not in lines])
@@ -109,8 +111,15 @@ class AlignLyrics(Stage):
         return Drop("low_coverage", f"the given lines explain {coverage:.0%} of what was heard")
 
 
+def _drop_adlibs(lines: Sequence[LyricLine]) -> list[DroppedLine]:
+    """Return the parts in parentheses of given lines, which are not looked for: any sound bears out an "oh"."""
+    given = [line for line in lines if line.edit == "kept" and not line.is_adlib]
+    return [DroppedLine(adlib, "adlib", line.line_number) for line in given for adlib in line.adlibs]
+
+
 def _candidate(line: LyricLine, language: str) -> Candidate:
-    return Candidate(split_words(line.text, language), line.text, line.section, line.section_index)
+    words = split_words(line.text, language)
+    return Candidate(words, line.text, line.section, line.section_index, line_number=line.line_number)
 
 
 def measure_evidence(candidates: Sequence[Candidate], heard: Sequence[Word]) -> float:
@@ -168,4 +177,4 @@ def _fill_song(song: Song, lines: Sequence[Candidate], missing: Sequence[Candida
         for index, c in enumerate(lines)
         for text, timed in zip(c.words, c.timed, strict=True)
     ]
-    song.dropped += [DroppedLine(c.text, "not_sung", support=c.support) for c in missing]
+    song.dropped += [DroppedLine(c.text, "not_sung", c.line_number, c.support) for c in missing]

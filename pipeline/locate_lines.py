@@ -49,6 +49,7 @@ class Candidate:
     end_s: float = 0.0
     timed: list[TimedWord] = field(default_factory=list)
     support: float = 0.0  # nats per token, see Whisper.measure_support: in its place, else the highest found
+    line_number: int | None = None  # in the lyrics as given
 
     @property
     def is_found(self) -> bool:

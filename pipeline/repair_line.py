@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from pipeline.locate_lines import Candidate
+from pipeline.locate_lines import SENTENCE_ENDS, Candidate
 from pipeline.match_words import SAME_WORD_SIMILARITY, similarities
 from pipeline.place_words import support_alone, widened
 from pipeline.song import Word
@@ -21,8 +21,8 @@ MAX_REPAIRED_SHARE = 0.4  # of a line; beyond it the line is another one
 def repair_line(line: Candidate, heard: Sequence[Word], audio: SungAudio) -> None:
     """Replace words of a placed line that are not sung, in place; sets `edit` to "repaired" where it does."""
     words = list(line.words)
-    for k, word in _rivals(line, heard):
-        variant = [*line.words[:k], _like(word.text, line.words[k]), *line.words[k + 1 :]]
+    for k, j in _rivals(line, heard):
+        variant = [*line.words[:k], _like(line.words[k], j, heard), *line.words[k + 1 :]]
         start_s, end_s = widened(line, audio)
         given = audio.measure_support(start_s, end_s, [[w] for w in line.words])[k]
         other = audio.measure_support(start_s, end_s, [[w] for w in variant])[k]
@@ -36,8 +36,8 @@ def repair_line(line: Candidate, heard: Sequence[Word], audio: SungAudio) -> Non
     line.support = support_alone(line, words, audio)
 
 
-def _rivals(line: Candidate, heard: Sequence[Word]) -> Iterator[tuple[int, Word]]:
-    """Yield given words with the word that was heard instead, between two words that agree."""
+def _rivals(line: Candidate, heard: Sequence[Word]) -> Iterator[tuple[int, int]]:
+    """Yield given words and the words that were heard instead, between two words that agree."""
     known = dict(line.heard) if line.source == "lyrics" else {}
     for k, word in enumerate(line.words):
         if k in known or (k - 1 not in known and k + 1 not in known):
@@ -48,7 +48,7 @@ def _rivals(line: Candidate, heard: Sequence[Word]) -> Iterator[tuple[int, Word]
         if not (before_fits and after_fits and line.first_heard <= j <= line.last_heard):
             continue
         if heard[j].score >= MIN_HEARD_SCORE and similarities([word], [heard[j].text])[0, 0] < SAME_WORD_SIMILARITY:
-            yield k, heard[j]
+            yield k, j
 
 
 def _rewrite(text: str, old_words: Sequence[str], new_words: Sequence[str]) -> str:
@@ -67,9 +67,14 @@ def _core(word: str) -> str:
     return word[letters[0] : letters[-1] + 1] if letters else word
 
 
-def _like(heard: str, given: str) -> str:
-    """Write a heard word with the capital and the punctuation of the given one."""
-    core = heard.strip(".,!?;:，。！？、\"'")
-    core = core.capitalize() if given[:1].isupper() else core.lower()
-    stripped = given.rstrip(".,!?;:，。！？、")
-    return core + given[len(stripped) :]
+def _like(given: str, index: int, heard: Sequence[Word]) -> str:
+    """Write a heard word with the punctuation of the given one, and its capital where that only begins a sentence."""
+    word = heard[index].text
+    before = heard[index - 1] if index else None
+    begins = before is None or before.line != heard[index].line or before.text.endswith(SENTENCE_ENDS)
+    core = _core(word) or word
+    if given[:1].isupper():
+        core = core[:1].upper() + core[1:]
+    elif begins and core.istitle() and core != "I":
+        core = core.lower()
+    return given.replace(_core(given), core, 1) if _core(given) else core

@@ -1,10 +1,11 @@
 """Lines that the recogniser did not hear: searched where they should be sung, by what their words explain."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.line_paths import distinct_path
 from pipeline.locate_lines import Candidate, copy_line, move_line
 from pipeline.sung_audio import SungAudio
 
@@ -16,7 +17,11 @@ MIN_FREE_S = 3.0
 WINDOW_S = 8.0
 HOP_S = 4.0
 MIN_WINDOW_S = 1.0
+MIN_APART = math.ceil(WINDOW_S / HOP_S)  # windows, of equal lines
 MIN_VOICE_SHARE = 0.1  # windows with less singing are passed over
+ALIKE_SHARE = 0.5  # of the different words of the poorer of two lines
+
+Words = tuple[str, ...]
 
 
 def search_missing(candidates: Sequence[Candidate], found: Sequence[Candidate], audio: SungAudio) -> list[Candidate]:
@@ -29,7 +34,7 @@ def search_missing(candidates: Sequence[Candidate], found: Sequence[Candidate], 
     """
     heard: list[Candidate] = []
     for group, low_s, high_s in _gaps(candidates, found, audio.duration_s):
-        heard += _search(group, low_s, high_s, audio, MIN_SUPPORT, lambda line: line)
+        heard += _search(group, low_s, high_s, audio, is_expected=True)
     return heard
 
 
@@ -47,7 +52,7 @@ def search_free(candidates: Sequence[Candidate], lines: Sequence[Candidate], aud
     for low_s, high_s in zip(edges[::2], edges[1::2], strict=True):
         if high_s - low_s < MIN_FREE_S or audio.voiced_share(low_s, high_s) < MIN_VOICE_SHARE:
             continue
-        for line in _search(candidates, low_s, high_s, audio, MIN_AGAIN_SUPPORT, copy_line):
+        for line in _search(candidates, low_s, high_s, audio, is_expected=False):
             missing = [c for c in candidates if c.words == line.words and id(c) not in places]
             if missing:
                 move_line(line, missing[0])
@@ -63,23 +68,48 @@ def _search(
     low_s: float,
     high_s: float,
     audio: SungAudio,
-    min_support: float,
-    take: Callable[[Candidate], Candidate],
+    *,
+    is_expected: bool,
 ) -> list[Candidate]:
-    """Return the lines of a group, each as `take` returns it, that are sung in their order in [low_s, high_s)."""
+    """Return the lines of a group that are sung in their order in [low_s, high_s), copies if not expected there."""
+    min_support = MIN_SUPPORT if is_expected else MIN_AGAIN_SUPPORT
     starts = _window_starts(low_s, high_s, audio)
     if not starts:
         return []
-    # Each text once: after its like a line is no surprise, so little would speak for it.
-    texts = list(dict.fromkeys(tuple(candidate.words) for candidate in group))
-    by_text = np.stack([audio.measure_support(s, min(s + WINDOW_S, high_s), texts) for s in starts])
-    support = by_text[:, [texts.index(tuple(candidate.words)) for candidate in group]]
+    texts_of_lines = [tuple(candidate.words) for candidate in group]
+    # Each text once: after its like a line is no surprise to the decoder, so little would speak for it.
+    texts = list(dict.fromkeys(texts_of_lines))
+    rounds = _unlike_rounds(texts) if is_expected else [texts]
+    asked = [text for together in rounds for text in together]
+    by_text = np.stack(
+        [np.concatenate([audio.measure_support(s, min(s + WINDOW_S, high_s), r) for r in rounds]) for s in starts]
+    )
+    support = by_text[:, [asked.index(text) for text in texts_of_lines]]
     for line, best in zip(group, support.max(axis=0), strict=True):
         line.support = float(best)
-    chosen = _best_path(support - min_support)
-    placed = [(take(line), window) for line, window in zip(group, chosen, strict=True) if window >= 0]
+    chosen = distinct_path(support - min_support, texts_of_lines, MIN_APART)
+    placed = [
+        (line if is_expected else copy_line(line), window)
+        for line, window in zip(group, chosen, strict=True)
+        if window >= 0
+    ]
     _time_lines(placed, starts, high_s, audio)
     return [line for line, _ in placed]
+
+
+def _unlike_rounds(texts: Sequence[Words]) -> list[list[Words]]:
+    """Return different texts in rounds, to be asked one after the other, none of which holds two alike."""
+    rounds: list[list[Words]] = []
+    for text in texts:
+        fitting = next((r for r in rounds if not any(_are_alike(text, other) for other in r)), None)
+        if fitting is None:
+            rounds.append(fitting := [])
+        fitting.append(text)
+    return rounds
+
+
+def _are_alike(one: Words, other: Words) -> bool:
+    return len(set(one) & set(other)) >= ALIKE_SHARE * min(len(set(one)), len(set(other)))
 
 
 def _gaps(
@@ -116,32 +146,6 @@ def _window_starts(low_s: float, high_s: float, audio: SungAudio) -> list[float]
         return []
     starts = map(float, np.arange(low_s, max(high_s - HOP_S, low_s + 0.01), HOP_S))
     return [s for s in starts if audio.voiced_share(s, min(s + WINDOW_S, high_s)) >= MIN_VOICE_SHARE]
-
-
-def _best_path(gain: NDArray[np.float64]) -> list[int]:
-    """Return a window for each line, or -1: windows rise with the lines and the summed gain is the highest.
-
-    Args:
-        gain: [windows, lines]; a line may stay out for a gain of zero.
-    """
-    num_windows, num_lines = gain.shape
-    best: NDArray[np.float64] = np.zeros(
-        num_windows
-    )  # of the lines so far, the last of them in a window up to this one
-    came_from = np.full((num_lines, num_windows), -1)
-    for line in range(num_lines):
-        here = best + gain[:, line]
-        reached = np.maximum.accumulate(here)
-        at = np.maximum.accumulate(np.where(here >= reached, np.arange(num_windows), 0))
-        takes = reached > best
-        came_from[line] = np.where(takes, at, -1)
-        best = np.where(takes, reached, best)
-    chosen = [-1] * num_lines
-    window = num_windows - 1
-    for line in range(num_lines - 1, -1, -1):
-        if came_from[line, window] >= 0:
-            chosen[line] = window = int(came_from[line, window])
-    return chosen
 
 
 def _time_lines(

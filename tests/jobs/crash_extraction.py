@@ -4,7 +4,7 @@
 
 The real `extract` with a made-up encoder and no Ray, so that a run takes a second: what is killed is the writing of
 samples, shards, facts and index. The last line of output is one JSON object; exit code 0 if the bytes are those of
-a run that nobody disturbed. `kill_extraction.py` beside this does the same to the whole command.
+a run that nobody disturbed. `kill_job.py extract` beside this does the same to the whole command.
 """
 
 import argparse

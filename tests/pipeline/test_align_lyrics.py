@@ -50,11 +50,21 @@ def test_lines_are_kept_repaired_found_and_dropped(monkeypatch):
         (SUMMER, "chorus", "kept"),
         (sung_horses, "chorus", "repaired"),
     ]
-    assert [(line.text, line.reason) for line in song.dropped] == [(OTHER_SONG, "not_sung")]
+    assert [(line.text, line.reason, line.line_number) for line in song.dropped] == [(OTHER_SONG, "not_sung", 4)]
     assert [word.text for word in song.words if word.line == 3] == sung_horses.split()
     assert [word.start_s for word in song.words if word.line == 1] == pytest.approx([6.0, 6.4, 6.8, 7.2, 7.6])
     assert song.metrics["mean_score"] == pytest.approx(0.9)
     assert song.metrics["given_found"] < 1.0
+
+
+def test_adlibs_are_dropped_with_their_reason(monkeypatch):
+    """Once for every line as given; a line that is nothing but an ad-lib is a line."""
+    song = open_song(
+        f"{LANTERNS} (whoa oh) (x2)\n({SUMMER})", [*hear(LANTERNS, 2), *hear(LANTERNS, 6), *hear(SUMMER, 10)]
+    )
+    align(monkeypatch, song, SungSong((LANTERNS, 2), (LANTERNS, 6), (SUMMER, 10)))
+    assert [line.text for line in song.lines] == [LANTERNS, LANTERNS, SUMMER]
+    assert [(line.text, line.reason, line.line_number) for line in song.dropped] == [("whoa oh", "adlib", 1)]
 
 
 def test_lines_span_their_words(monkeypatch):
@@ -90,7 +100,10 @@ def test_lyrics_that_only_the_recogniser_heard_are_not_sung(monkeypatch, score):
     assert isinstance(result, Drop)
     assert result.reason == "low_coverage"
     assert "no given line is borne out by the audio" in result.detail
-    assert [(line.text, line.reason) for line in song.dropped] == [(LANTERNS, "not_sung"), (HARBOUR, "not_sung")]
+    assert [(line.text, line.reason, line.line_number) for line in song.dropped] == [
+        (LANTERNS, "not_sung", 1),
+        (HARBOUR, "not_sung", 2),
+    ]
 
 
 def test_sounds_speak_for_lyrics_that_were_not_heard(monkeypatch):

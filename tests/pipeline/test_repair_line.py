@@ -75,6 +75,20 @@ def test_capitals_and_marks_are_those_of_the_given_word():
     assert line.text == "Mountain, he wore today"
 
 
+@pytest.mark.parametrize(
+    ("given", "heard", "text"),
+    [
+        ("the blue river runs", "the blue Mountain runs", "the blue Mountain runs"),  # a name, or a German noun
+        ("river runs so blue", "Mountain runs so blue", "mountain runs so blue"),  # the recogniser's sentence begins
+        ("river runs so blue", "I runs so blue", "I runs so blue"),
+        ("the blue (river) runs", "the blue Mountain. runs", "the blue (Mountain) runs"),
+    ],
+)
+def test_a_capital_that_only_begins_a_sentence_is_left_out(given, heard, text):
+    audio = Told(**{"river": -3.0, "(river)": -3.0, "(mountain)": 3.0, "mountain": 3.0, "i": 3.0})
+    assert repair(given, heard, audio).text == text
+
+
 def test_the_word_itself_is_replaced_and_not_its_letters_in_other_words():
     line = repair("the other art he saw today", "the other art you saw today", Told(he=-3.0, you=3.0))
     assert line.text == "the other art you saw today"
