@@ -8,6 +8,7 @@ outside, so that one layer serves training, prefill, cached decoding and the bid
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +49,19 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
-        """Mix positions; leading dimensions before S are free."""
-        return self.out(attend(*self.project(x_SD, rotary)).flatten(-2))
+    def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend, num_last: int | None = None) -> Tensor:
+        """Mix positions; leading dimensions before S are free.
+
+        Args:
+            x_SD: normalised residual stream.
+            rotary: of all positions.
+            attend: decides who sees whom.
+            num_last: return only so many positions at the end, which still see all; None: all.
+        """
+        query, key, value = self.project(x_SD, rotary)
+        if num_last is not None:
+            query = query[..., -num_last:, :, :]
+        return self.out(attend(query, key, value).flatten(-2))
 
     def project(self, x_SD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries, rotated keys, and values, each [..., S, H, E]."""
@@ -69,8 +80,27 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x_SD: Tensor) -> Tensor:
         """Transform each position on its own."""
-        gate, up = self.gate_up(x_SD).chunk(2, dim=-1)
-        return self.down(silu(gate) * up)
+        return self.down(_GatedSilu.apply(self.gate_up(x_SD)))  # type: ignore[no-untyped-call]
+
+
+class _GatedSilu(torch.autograd.Function):
+    """silu(gate) * up of a fused [..., gate and up]; keeps its input alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grad_gate_up = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
+        torch.mul(silu(gate), grad, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return grad_gate_up
 
 
 def attend_to_all(query_SHE: Tensor, key_SHE: Tensor, value_SHE: Tensor) -> Tensor:

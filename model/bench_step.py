@@ -1,7 +1,8 @@
 """Time and memory of one micro-batch, forward and backward: `python -m model.bench step --config full.yaml`.
 
 Songs are random and at their longest; weights are random. MFU is this project's count of model FLOPs (`model/size.py`,
-without recomputation) over time and over --peak-tflops, the datasheet's figure for the device.
+without recomputation) over time and over the datasheet's figure for the device. No optimizer, no data, no DeepSpeed:
+those are in `python -m model.bench trainer`.
 """
 
 import argparse
@@ -14,7 +15,9 @@ from collections.abc import Sequence
 import torch
 
 from model.config import ConfigError, ModelConfig
+from model.hardware import peak_flops, peak_memory_bytes
 from model.noise import Draws, draw
+from model.random_songs import make_songs
 from model.recompute import Recompute
 from model.settings import load_config
 from model.size import flops_per_step
@@ -25,22 +28,11 @@ from shards.schema import FRAME_RATE_HZ
 RECOMPUTE: dict[str, Recompute] = {"none": False, "selective": "selective", "layers": True}
 
 
-def make_songs(config: ModelConfig, num_songs: int, num_frames: int, device: str) -> tuple[SongBatch, Draws]:
+def make_inputs(config: ModelConfig, num_songs: int, num_frames: int, device: str) -> tuple[SongBatch, Draws]:
     """Return random songs with the longest lyrics and prompts, and what chance decides about them."""
-    conditions = config.conditions
-    shape = num_songs, num_frames
-    batch = SongBatch(
-        keys=tuple(f"song-{number}" for number in range(num_songs)),
-        semantic_tokens_BT=torch.randint(config.codebook_size, shape),
-        latents_BTC=torch.randn(*shape, config.latent_channels),
-        num_frames_B=torch.full((num_songs,), num_frames),
-        lyric_ids_BL=torch.randint(1, conditions.vocabulary_size, (num_songs, conditions.max_lyric_tokens)),
-        num_lyrics_B=torch.full((num_songs,), conditions.max_lyric_tokens),
-        prompts_BNC=torch.randn(num_songs, conditions.prompt_frames, config.latent_channels),
-        num_prompt_frames_B=torch.full((num_songs,), conditions.prompt_frames),
-    )
-    batch.validate(config)
-    draws = draw(range(num_songs), [num_frames // config.block_frames] * num_songs, config, device, with_dropout=False)
+    numbers = range(num_songs)
+    batch = make_songs(config, [num_frames] * num_songs, [config.conditions.max_lyric_tokens] * num_songs, numbers)
+    draws = draw(numbers, [num_frames // config.block_frames] * num_songs, config, device, with_dropout=False)
     return batch.to(device), draws
 
 
@@ -70,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="(default: 5)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--peak-tflops", type=float, help="of the device, for MFU")
     options = parser.parse_args(arguments)
     try:
         run = load_config(options.config)
@@ -85,10 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = SongModel(config, checkpoint_activations=RECOMPUTE[options.recompute]).to(getattr(torch, options.dtype))
     if options.compile:
         model.compile_layers()
-    songs = make_songs(config, options.songs, num_frames, options.device)
+    songs = make_inputs(config, options.songs, num_frames, options.device)
     times = time_steps(model, songs, options.repeats)
     tflops = flops_per_step(config, [num_frames] * options.songs)["total"] / 1e12
-    median_s = statistics.median(times)
+    median_s, device = statistics.median(times), model.bos_D.device
+    peak = peak_flops(device)
     summary = {
         "config": options.config,
         "songs": options.songs,
@@ -99,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "step_s": {"median": median_s, "min": min(times), "max": max(times)},
         "model_tflop": tflops,
         "tflops_per_s": tflops / median_s,
-        "mfu": tflops / median_s / options.peak_tflops if options.peak_tflops else None,
-        "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if model.bos_D.is_cuda else None,
+        "mfu": 1e12 * tflops / median_s / peak if peak else None,
+        "peak_memory_gib": peak_memory_bytes(device) / 2**30,
         "device": torch.cuda.get_device_name() if model.bos_D.is_cuda else "cpu",
         "torch": torch.__version__,
     }

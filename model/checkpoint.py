@@ -2,6 +2,7 @@
 
     step_000100/
       model.safetensors           float32 weights and buffers by name; the metadata holds the run's configuration
+      ema.safetensors        the same for the moving average of the weights, where the run keeps one
       optimizer_<name>.safetensors  float32 optimizer state by parameter name, one file per kind of state
       state.json                  step, seed, dataset, losses, configuration
       complete.json               size and SHA-256 of every other file; written last
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ConfigError
+from model.lora import add_adapters, merge_adapters
 from model.settings import RunConfig, config_from_dict
 from model.song_model import SongModel
 from model.strict_yaml import build
@@ -33,6 +35,7 @@ from model.weights_file import CheckpointError, build_as_claimed, load_weights, 
 from shards.atomic_file import sync
 
 WEIGHTS_NAME = "model.safetensors"
+EMA_NAME = "ema.safetensors"
 STATE_NAME = "state.json"
 MARKER_NAME = "complete.json"
 MAX_JSON_BYTES = 16 * 2**20
@@ -188,9 +191,13 @@ def read_state(path: Path) -> tuple[TrainState, RunConfig]:
 
 
 def refuse_other_model(path: Path, found: RunConfig, expected: RunConfig) -> None:
-    """Raise CheckpointError naming the first setting that gives the weights another meaning; dropout does not."""
+    """Raise CheckpointError naming the first setting that gives the weights another meaning; dropout does not.
+
+    What is trained must stay the same too: the optimizer's state is of those parameters.
+    """
     for key, (there, here) in compare(found, expected).items():
-        if key.startswith("model.") and not key.startswith("model.dropout."):
+        is_of_model = key.startswith("model.") and not key.startswith("model.dropout.")
+        if is_of_model or key in ("finetune.lora_rank", "finetune.lora_alpha", "finetune.freeze"):
             raise CheckpointError(
                 f"checkpoint {path} is of another model: {key} is {there} there and {here} in this run; "
                 "use its configuration, or another run folder (--out)"
@@ -207,31 +214,41 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SongMode
     """Return a trained model, ready to sample from, and the configuration of its run.
 
     Args:
-        path: a run's folder (its newest checkpoint), a checkpoint's folder, or a .safetensors file.
+        path: a run's folder (its newest checkpoint), a checkpoint's folder, or a .safetensors file. Of a folder the
+            moving average of the weights, where there is one.
         device: where the model goes.
     """
     file = _find_weights(path)
     shapes, metadata = read_header(file)
     config = _read_config(file, metadata)
+
+    def build_model() -> SongModel:
+        model = SongModel(config.model)
+        if config.finetune.lora_rank:
+            add_adapters(model, config.finetune.lora_rank, config.finetune.lora_alpha)
+        return model
+
     num_layers = config.model.lm_layers + config.model.dit_layers
-    model: SongModel = build_as_claimed(lambda: SongModel(config.model), shapes, num_layers, file)
+    model: SongModel = build_as_claimed(build_model, shapes, num_layers, file)
     model = model.to_empty(device=device)
     load_weights(file, model)
+    merge_adapters(model)
     return model.eval(), config
 
 
 def _find_weights(path: Path) -> Path:
     if path.is_file():
         return path
+    folder: Path | None = path
     if _STEP_FOLDER.fullmatch(path.name):
         verify(path)
-        return path / WEIGHTS_NAME
-    newest = find_newest(path)
-    if newest is None:
+    else:
+        folder = find_newest(path)
+    if folder is None:
         raise CheckpointError(
             f"{path}: no checkpoint here; expected a run's folder, a folder step_*, or a .safetensors file"
         )
-    return newest / WEIGHTS_NAME
+    return folder / (EMA_NAME if EMA_NAME in _read_marker(folder) else WEIGHTS_NAME)
 
 
 def _read_config(path: Path, metadata: Mapping[str, str]) -> RunConfig:

@@ -57,6 +57,7 @@ def choose_crop(
 ) -> Crop:
     """Draw a span of the song whose lyrics fit the budget; a span whose lyrics do not is replaced by a shorter one.
 
+    So is a span without any symbol: nothing is sung in it, and each of its sections is too short for a tag.
     A song whose lines have no times is used whole or not at all.
 
     Args:
@@ -80,7 +81,6 @@ def choose_crop(
     )
     for spans in spans_by_rank:
         for start_frame, end_frame in _draw_shorter_and_shorter(spans, generator, wanted_frames):
-            reason = "lyrics over model.conditions.max_lyric_tokens in every span"
             lyric_ids = compose_lyric_ids(
                 metadata["sections"],
                 metadata["lines"],
@@ -88,7 +88,8 @@ def choose_crop(
                 end_frame=end_frame,
                 seconds_per_tag=rules.seconds_per_tag,
             )
-            if len(lyric_ids) <= rules.max_lyric_tokens:
+            reason = "no span with 1 to model.conditions.max_lyric_tokens symbols of lyrics"
+            if 0 < len(lyric_ids) <= rules.max_lyric_tokens:
                 return Crop(start_frame=start_frame, end_frame=end_frame, lyric_ids=lyric_ids)
     raise UnusableSongError(reason)
 

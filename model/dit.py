@@ -63,14 +63,22 @@ class DitLayer(nn.Module):
         self.ffn = GatedFeedForward(config)
         self.modulation = Modulation(config) if config.time_conditioning == "adaln" else None
 
-    def forward(self, x_NSD: Tensor, rotary: Rotary, time_ND: Tensor) -> Tensor:
-        """Return the residual stream after this layer; `time_ND` matters only to a modulated layer."""
+    def forward(self, x_NSD: Tensor, rotary: Rotary, time_ND: Tensor, num_last: int | None = None) -> Tensor:
+        """Return the residual stream after this layer.
+
+        Args:
+            x_NSD: residual stream before it.
+            rotary: of the S positions.
+            time_ND: embedded diffusion time; matters only to a modulated layer.
+            num_last: return only so many positions at the end, and compute no more than these need; None: all.
+        """
+        last_NSD = x_NSD if num_last is None else x_NSD[:, -num_last:]
         if self.modulation is None:
-            x_NSD = x_NSD + self.attention(self.attention_norm(x_NSD), rotary, attend_to_all)
+            x_NSD = last_NSD + self.attention(self.attention_norm(x_NSD), rotary, attend_to_all, num_last)
             return recompute_if(self.recompute_ffn, self.transform, x_NSD)
         (scale, shift, gate), (ffn_scale, ffn_shift, ffn_gate) = self.modulation(time_ND)
         inner_NSD = self.attention_norm(x_NSD) * (1 + scale) + shift
-        x_NSD = x_NSD + gate * self.attention(inner_NSD, rotary, attend_to_all)
+        x_NSD = last_NSD + gate * self.attention(inner_NSD, rotary, attend_to_all, num_last)
         inner_NSD = self.ffn_norm(x_NSD) * (1 + ffn_scale) + ffn_shift
         return x_NSD + ffn_gate * recompute_if(self.recompute_ffn, self.ffn, inner_NSD)
 
@@ -116,9 +124,11 @@ class BlockDit(nn.Module):
             parts.insert(0, time_ND[:, None])
         x_NSD = torch.cat(parts, dim=1)
         rotary = rotary_table(torch.arange(x_NSD.shape[1], device=x_NSD.device), self.rotary_dim, self.rope_base)
+        num_noisy = noisy_NPC.shape[1]
         for layer in self.layers:
-            x_NSD = recompute_if(self.recompute_layers, layer, x_NSD, rotary, time_ND)
-        return self.project_out(x_NSD[:, -noisy_NPC.shape[1] :]).float()
+            num_last = num_noisy if layer is self.layers[-1] else None  # nothing else of its output is looked at
+            x_NSD = recompute_if(self.recompute_layers, layer, x_NSD, rotary, time_ND, num_last)
+        return self.project_out(x_NSD).float()
 
     def compile_layers(self) -> None:
         """Compile the layers at first use."""

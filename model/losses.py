@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
+
+from model.recompute import recompute_if
 
 FLOW_WEIGHT = 0.1  # L = L_LM + 0.1 L_flow, arXiv:2506.07634, 4.3
 CHUNK_POSITIONS = 2048  # float32 logits of 2048 positions x 16385 ids take 134 MB
@@ -28,6 +29,11 @@ class SongOutput:
     flow_sum_B: Tensor
     """Mean squared velocity error of each block, summed over a song's blocks; float32."""
     num_blocks_B: Tensor
+    ce_BT: Tensor
+    """Cross-entropy of each target, T + 1 per song; zeros after EOS."""
+    is_correct_BT: Tensor
+    error_BN: Tensor
+    """Mean squared velocity error of each block; zeros after a song's last."""
 
     @property
     def ce_sum(self) -> Tensor:
@@ -78,15 +84,17 @@ def score_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Return cross-entropy_K and whether each prediction is right, is_correct_K.
 
-    The logits of one chunk at a time exist, in the forward and in the backward pass alike, which recomputes them.
+    The logits of one chunk at a time exist, in the forward and in the backward pass alike, which recomputes them where
+    there are several chunks.
     """
 
     def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(states)
         return cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=-1) == targets
 
+    is_recomputed = len(targets_K) > chunk_positions
     scores = [
-        checkpoint(score, states, targets, use_reentrant=False) if torch.is_grad_enabled() else score(states, targets)
+        recompute_if(is_recomputed, score, states, targets)
         for states, targets in zip(states_KD.split(chunk_positions), targets_K.split(chunk_positions), strict=True)
     ]
     ce, is_correct = zip(*scores, strict=True)

@@ -8,9 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from model.boards import Boards
+from model.hardware import peak_flops, peak_memory_bytes
+from model.ranks import Ranks
 from model.settings import RunConfig
 from model.size import count_parameters, expected_days, flops_per_step
-from model.tally import BatchLosses, StepResult
+from model.tally import BatchLosses, StepResult, ValidationLosses
 
 METRICS_NAME = "metrics.jsonl"
 EXPECTED_MFU = (0.3, 0.4, 0.5)  # shares of the datasheet's speed that a dry run reckons with
@@ -19,18 +22,22 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Keeps `metrics.jsonl` of a run folder and logs; for rank 0."""
+    """Keeps `metrics.jsonl` of a run folder, the boards, and logs; for rank 0."""
 
-    def __init__(self, folder: Path, *, first_step: int, last_step: int, log_every: int) -> None:
+    def __init__(self, folder: Path, config: RunConfig, ranks: Ranks, *, first_step: int, last_step: int) -> None:
         """Forget what an earlier process wrote about steps after `first_step`: they are computed again."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS_NAME
         self._last_step = last_step
-        self._log_every = log_every
+        self._log_every = config.trainer.log_every
         self._window: list[dict[str, float]] = []
         self._first_step = first_step
         self._started = time.monotonic()
+        self._device = ranks.device
+        peak = 1e12 * config.report.peak_tflops or peak_flops(ranks.device)
+        self._peak_flops = None if peak is None else peak * ranks.world_size
         _forget_after(self._path, first_step)
+        self._boards = Boards(folder, config, first_step)
 
     def add_step(self, step: int, result: StepResult, *, step_s: float, data_wait_s: float, num_skipped: int) -> None:
         """Record update number `step`, counted from 1."""
@@ -43,21 +50,40 @@ class Progress:
             "num_skipped": num_skipped,
             "songs_per_s": result.losses.num_songs / step_s,
             "tokens_per_s": result.losses.num_tokens / step_s,
+            "tflops_per_s": result.flops / step_s / 1e12,
+            "memory_gib": peak_memory_bytes(self._device) / 2**30,
             "eta_s": self._estimate_rest(step),
         }
+        if self._peak_flops is not None:
+            record["mfu"] = result.flops / step_s / self._peak_flops
         self._append({"global_step": step, **record})
+        self._boards.add(step, {f"train/{name}": value for name, value in record.items()})
         self._window.append(record)
         if step % self._log_every == 0 or step == self._last_step:
             self._log(step)
             self._window = []
 
-    def add_validation(self, step: int, losses: BatchLosses) -> None:
+    def add_validation(self, step: int, losses: ValidationLosses) -> None:
         """Record a validation pass after `step` updates."""
-        self._append({"global_step": step, **{f"val_{name}": value for name, value in asdict(losses).items()}})
+        groups = {f"val_language_{name}": part for name, part in losses.by_language.items()}
+        groups |= {f"val_place_{number}": part for number, part in enumerate(losses.by_place)}
+        total = {f"val_{name}": value for name, value in asdict(losses.total).items()}
+        self._append({"global_step": step, **total, **{name: asdict(part) for name, part in groups.items()}})
+        curves = {"val": losses.total, **{name.replace("_", "/"): part for name, part in groups.items()}}
+        self._boards.add(
+            step, {f"{group}/{name}": value for group, part in curves.items() for name, value in asdict(part).items()}
+        )
         logger.info(
             "step %d/%d  validation on %d songs: loss %.4f (tokens %.4f, flow %.4f)  accuracy %.2f %%",
-            step, self._last_step, losses.num_songs, losses.loss, losses.ce, losses.flow, 100 * losses.accuracy,
+            step, self._last_step, losses.total.num_songs, losses.total.loss, losses.total.ce, losses.total.flow,
+            100 * losses.total.accuracy,
         )  # fmt: skip
+        logger.info("  by language: %s", _spell_losses(losses.by_language))
+        logger.info("  by place, eighths of the longest crop: %s", _spell_losses(dict(enumerate(losses.by_place, 1))))
+
+    def close(self) -> None:
+        """Close the boards."""
+        self._boards.close()
 
     def _estimate_rest(self, step: int) -> float:
         elapsed_s = time.monotonic() - self._started
@@ -68,13 +94,15 @@ class Progress:
         total = {key: sum(record[key] for record in self._window) for key in self._window[0]}
         mean = {key: value / len(self._window) for key, value in total.items()}
         last = self._window[-1]
+        speed = f"MFU {100 * mean['mfu']:.1f} %" if "mfu" in mean else f"{mean['tflops_per_s']:.3g} TFLOP/s"
         skipped = f"  skipped {total['num_skipped']:.0f} songs" if total["num_skipped"] else ""
         logger.info(
             "step %d/%d  loss %.4f (tokens %.4f, flow %.4f)  accuracy %.2f %%  lr %.2e  norm %.3f  "
-            "%.2f songs/s  %.0f tokens/s  data wait %.1f %%  left %s%s",
+            "%.2f songs/s  %.0f tokens/s  %s  data wait %.1f %%  memory %.2f GiB  left %s%s",
             step, self._last_step, mean["loss"], mean["ce"], mean["flow"], 100 * mean["accuracy"], last["lr"],
             last["grad_norm"], total["num_songs"] / total["step_s"], total["num_tokens"] / total["step_s"],
-            100 * total["data_wait_s"] / total["step_s"], _spell_duration(last["eta_s"]), skipped,
+            speed, 100 * total["data_wait_s"] / total["step_s"], last["memory_gib"], _spell_duration(last["eta_s"]),
+            skipped,
         )  # fmt: skip
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -112,6 +140,10 @@ def _forget_after(path: Path, last_step: int) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
     temporary.replace(path)
+
+
+def _spell_losses(parts: Mapping[Any, BatchLosses]) -> str:
+    return "  ".join(f"{name} {part.loss:.4f} ({part.num_songs} songs)" for name, part in parts.items())
 
 
 def _spell_duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,18 +127,25 @@ class TrainerConfig:
     seed: int
     log_every: int  # steps between readable lines
     val_every: int  # steps between validation passes; 0: never
-    compile_layers: bool = False  # torch.compile; needs a C++ compiler on CPUs, Triton on GPUs
+    ema_decay: float = 0.0  # of a moving average of the weights, kept beside them; 0: none
+    compile_layers: bool = False  # torch.compile, not with ZeRO 3; needs a C++ compiler on CPUs, Triton on GPUs
 
     def __post_init__(self) -> None:
         """Refuse counts that are none and a precision that DeepSpeed has no master weights for."""
         for name in ("batch_size", "micro_batch_size", "log_every"):
             require(getattr(self, name) > 0, f"trainer.{name} is {getattr(self, name)}, expected more than 0")
         require(self.val_every >= 0, f"trainer.val_every is {self.val_every}, expected 0 or more")
+        require(0 <= self.ema_decay < 1, f"trainer.ema_decay is {self.ema_decay}, expected 0 to below 1")
         require(self.flow_weight >= 0, f"trainer.flow_weight is {self.flow_weight}, expected 0 or more")
         require(0 <= self.seed < 2**63, f"trainer.seed is {self.seed}, expected 0 to 2**63 - 1")
         require(
             self.precision == "fp32" or self.zero_stage > 0,
             "trainer.zero_stage is 0, which keeps no fp32 master weights; with precision bf16 use 1, 2 or 3",
+        )
+        require(
+            self.zero_stage < 3 or not self.compile_layers,
+            "trainer.compile_layers is true and trainer.zero_stage 3, whose hooks around every module make the "
+            "compiler give up after a few layers; use zero_stage 1 or 2, or compile_layers: false",
         )
 
 
@@ -157,6 +164,47 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig:
+    """Weights to start from, and what of them to train; as it stands, random weights and everything."""
+
+    weights: str = ""  # a run's folder, a checkpoint's, or a file of weights
+    names: Literal["own", "reference"] = "own"  # reference: a file under the key names of released checkpoints
+    new_codebook: bool = False  # the tokens are of another codebook: their embedding and classifier start anew
+    lora_rank: int = 0  # above 0: train low-rank corrections of attention and feed-forward only (model/lora.py)
+    lora_alpha: float = 16.0  # a correction is scaled by lora_alpha / lora_rank
+    freeze: tuple[str, ...] = ()  # patterns of parameter names that do not train, such as lm.layers.*
+
+    def __post_init__(self) -> None:
+        """Refuse adapters without size and a codebook that is new to random weights."""
+        require(self.lora_rank >= 0, f"finetune.lora_rank is {self.lora_rank}, expected 0 or more")
+        require(self.lora_alpha > 0, f"finetune.lora_alpha is {self.lora_alpha}, expected more than 0")
+        require(
+            bool(self.weights) or not self.new_codebook,
+            "finetune.new_codebook is true, but finetune.weights names no weights: random ones have no codebook",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """Who is told how the run goes, besides the log and metrics.jsonl."""
+
+    tensorboard: bool = True  # event files in <run folder>/tensorboard
+    wandb_project: str = ""  # Weights & Biases, where it is installed; "": not
+    peak_tflops: float = 0.0  # of one device, what MFU is measured against; 0: looked up by the device's name
+    samples_every: int = 0  # steps between songs generated on held-out lyrics and prompts; 0: never
+    num_samples: int = 2
+    max_sample_s: float = 20.0
+    sample_euler_steps: int = 10  # near the best quality already, arXiv:2506.07634, 6.3
+
+    def __post_init__(self) -> None:
+        """Refuse samples without length."""
+        for name in ("peak_tflops", "samples_every"):
+            require(getattr(self, name) >= 0, f"report.{name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("num_samples", "max_sample_s", "sample_euler_steps"):
+            require(getattr(self, name) > 0, f"report.{name} is {getattr(self, name)}, expected more than 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """Everything that decides what a run computes."""
 
@@ -166,6 +214,8 @@ class RunConfig:
     schedule: ScheduleConfig
     trainer: TrainerConfig
     checkpoint: CheckpointConfig
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
         """Refuse crops that hold no whole block."""
@@ -207,7 +257,8 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
     """Return DeepSpeed's JSON for `world_size` ranks.
 
     Gradients are summed and reduced in fp32 at any precision, so that the result does not depend on how the
-    global batch is cut. `torch_adam` takes PyTorch's AdamW: nothing is compiled at start.
+    global batch is cut. `torch_adam` takes PyTorch's AdamW: nothing is compiled at start. Its fused kernel needs no
+    temporary copies, which for 1.9 B parameters would be many gigabytes.
     """
     songs_per_rank = math.ceil(config.trainer.batch_size / world_size)
     optimizer = config.optimizer
@@ -223,6 +274,7 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
                 "eps": optimizer.eps,
                 "weight_decay": optimizer.weight_decay,
                 "torch_adam": True,
+                "fused": True,
             },
         },
         "zero_optimization": {"stage": config.trainer.zero_stage},

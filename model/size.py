@@ -100,11 +100,15 @@ def _forward_flops(config: ModelConfig, num_frames: int, num_lyrics: int, num_pr
     num_rendered = count_rendered(num_blocks, config.dropout.blocks)
     lm_positions = num_prompt_frames + num_lyrics + 1 + num_blocks * (block_frames + 1)
     dit_positions = 1 + 3 * block_frames + (config.time_conditioning == "prepend")
+    unseen_positions = dit_positions - block_frames  # outputs of the last layer that nothing reads
+    unseen_weights = layer_weights - 3 * dim**2  # their queries, keys and values are computed all the same
     head_weights = dim**2 + dim * (config.codebook_size + 1)
+    dit_dense = config.dit_layers * layer_weights * dit_positions - unseen_weights * unseen_positions
+    dit_queries = config.dit_layers * dit_positions - unseen_positions
     return {
         "lm_dense": 2.0 * config.lm_layers * layer_weights * lm_positions,
         "lm_attention": 4.0 * config.lm_layers * dim * lm_positions**2 / 2,
-        "dit_dense": 2.0 * config.dit_layers * layer_weights * dit_positions * num_rendered,
-        "dit_attention": 4.0 * config.dit_layers * dim * dit_positions**2 * num_rendered,
+        "dit_dense": 2.0 * dit_dense * num_rendered,
+        "dit_attention": 4.0 * dim * dit_positions * dit_queries * num_rendered,
         "semantic_head": 2.0 * head_weights * (num_frames + 1),
     }

@@ -161,6 +161,9 @@ class SongModel(nn.Module):
             num_correct_B=is_correct_BT.sum(dim=1),
             flow_sum_B=error_BN.sum(dim=1),
             num_blocks_B=count_blocks(batch, self.config).to(error_BN.device),
+            ce_BT=ce_BT,
+            is_correct_BT=is_correct_BT,
+            error_BN=error_BN,
         )
 
     def encode_conditions(self, batch: SongBatch, draws: Draws) -> Prefix:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -43,6 +44,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     resume = "go on from the newest checkpoint of the run folder; --no-resume wants a folder without one"
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help=resume)
     add("--dry-run", action="store_true", help="check the configuration, print sizes, and end")
+    add("--profile", action="store_true", help="record steps 3 and 4 with PyTorch's profiler, in <run folder>/profile")
     add("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     options = parser.parse_args(arguments)
     if options.max_steps is not None and options.max_steps < 1:
@@ -63,33 +65,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from model.checkpoint import CheckpointError
     from model.config import ConfigError
+    from model.peers import PeerWatch
     from model.progress import describe_sizes
+    from model.ranks import Ranks
+    from model.reference_weights import WeightsError
     from model.settings import load_config
     from model.song_batch import BatchError
-    from model.trainer import NonFiniteLossError, join_ranks, leave_ranks
+    from model.step_sums import NonFiniteLossError
+    from model.trainer import join_ranks, leave_ranks
     from model.training_run import PeerError, TrainingRun
     from shards.schema import ShardError
 
-    user_errors = (ConfigError, ShardError, BatchError, CheckpointError, OSError)
+    user_errors = (ConfigError, ShardError, BatchError, CheckpointError, WeightsError, OSError)
     try:
         config = load_config(options.config, options.set)
-        if options.dry_run:
-            if is_main:
-                sys.stdout.write(describe_sizes(config))
-            return
-        run = TrainingRun(config, join_ranks, max_steps=options.max_steps, resume=options.resume)
     except user_errors as error:
         _quit(2, str(error))
-    try:
-        summary = run.run()
-    except user_errors as error:
-        _quit(2, f"rank {run.ranks.rank}: {error}", is_shared=False)
-    except NonFiniteLossError as error:
-        _quit(1, str(error))
-    except PeerError:
-        time.sleep(SPEAK_FIRST_S)
-        raise SystemExit(2) from None
-    leave_ranks()
+    if options.dry_run:
+        if is_main:
+            sys.stdout.write(describe_sizes(config))
+        return
+    failure: NonFiniteLossError | None = None
+    with ExitStack() as stack:
+
+        def join() -> Ranks:
+            ranks = join_ranks()
+            stack.enter_context(PeerWatch(ranks))
+            return ranks
+
+        try:
+            run = TrainingRun(config, join, max_steps=options.max_steps, resume=options.resume, profile=options.profile)
+        except user_errors as error:
+            _quit(2, str(error))
+        try:
+            summary = run.run()
+        except user_errors as error:
+            _quit(2, f"rank {run.ranks.rank}: {error}", is_shared=False)
+        except NonFiniteLossError as error:
+            failure = error  # known to all ranks: they say good-bye to each other
+        except PeerError:
+            time.sleep(SPEAK_FIRST_S)
+            raise SystemExit(2) from None
+        except RuntimeError:  # most likely of a collective, because another rank is gone: the watch says which
+            time.sleep(SPEAK_FIRST_S)
+            raise
+        leave_ranks()
+    if failure is not None:
+        _quit(1, str(failure))
     if is_main:
         sys.stdout.write(json.dumps(asdict(summary)) + "\n")
 

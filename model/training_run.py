@@ -3,27 +3,32 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
+import yaml
 
 from model import checkpoint
-from model.batches import Batches, Prefetcher, RankBatch
-from model.checkpoint import CheckpointError, CheckpointWriter, TrainState
-from model.config import ConfigError
+from model.batches import Batches, MicroBatch, Prefetcher, RankBatch
+from model.finetune import choose_trained
+from model.lora import merge_adapters
+from model.profiling import StepProfiler
 from model.progress import Progress
 from model.ranks import Ranks
+from model.run_start import build_trainer, find_checkpoint, refuse_other_data
+from model.samples import write_samples
+from model.saver import CheckpointSaver
 from model.settings import RunConfig
 from model.song_batch import BatchError
 from model.song_model import SongModel
-from model.tally import BatchLosses
-from model.trainer import Trainer
-from shards.index import DatasetInfo, read_index
+from model.trainer import EMA
+from shards.index import read_index
 from shards.reader import ShardReader
 from shards.schema import ShardError
-from shards.storage import Root, parse_root
+from shards.storage import parse_root
 
 LOSSES_KEPT = 100  # in a checkpoint
 
@@ -51,7 +56,13 @@ class TrainingRun:
     """Trains up to a number of updates and can be killed at any time: it goes on from its newest checkpoint."""
 
     def __init__(
-        self, config: RunConfig, join: Callable[[], Ranks], *, max_steps: int | None = None, resume: bool = True
+        self,
+        config: RunConfig,
+        join: Callable[[], Ranks],
+        *,
+        max_steps: int | None = None,
+        resume: bool = True,
+        profile: bool = False,
     ) -> None:
         """Open the dataset, join the other ranks, find the checkpoint to go on from, and build the model.
 
@@ -60,6 +71,7 @@ class TrainingRun:
             join: connects the ranks; called when the dataset is known to fit.
             max_steps: stop there, if the schedule is longer.
             resume: False refuses a run folder that holds a checkpoint.
+            profile: record two early steps, see model/profiling.py.
 
         Raises:
             ShardError, BatchError: the dataset is missing, damaged or without songs of use.
@@ -69,74 +81,47 @@ class TrainingRun:
         self.config = config
         self.last_step = min(config.schedule.num_steps, max_steps or config.schedule.num_steps)
         self.folder = Path(config.checkpoint.folder)
+        self._profile = profile
+        self._progress: Progress | None = None
+        self._saver: CheckpointSaver | None = None
         root = parse_root(config.data.root)
         index, reader = read_index(root), ShardReader(root)
         self._info = reader.info
-        _refuse_other_data(reader.info, config, root)
+        refuse_other_data(reader.info, config, root)
         self._train = Batches(index, reader, config, "train")
-        has_validation = config.trainer.val_every and config.data.val_songs and len(index.select("val"))
+        held_out = index.select("val")
+        self._languages = {row.key: row.language for row in held_out}
+        has_validation = config.trainer.val_every and config.data.val_songs and len(held_out)
         validation = Batches(index, reader, config, "val") if has_validation else None
         self.ranks = join()
         self._validation: RankBatch | None = None
         if validation is not None:
             self._validation = validation.validation_batch(self.ranks.rank, self.ranks.world_size)
-        self._checkpoint = self._find_checkpoint(resume)
-        self._state, self._trainer = self._build()
-
-    def _build(self) -> tuple[TrainState, Trainer]:
-        """Return state and trainer as the checkpoint holds them, or fresh ones."""
-        config, found = self.config, self._checkpoint
-        torch.manual_seed(config.trainer.seed)
-        model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
-        if config.trainer.compile_layers:
-            model.compile_layers()
-        if found is None:
-            model.set_latent_statistics(torch.tensor(self._info.latent_mean), torch.tensor(self._info.latent_std))
-            state = TrainState(
-                global_step=0,
-                seed=config.trainer.seed,
-                dataset_fingerprint=self._info.fingerprint,
-                first_loss=None,
-                first_val_loss=None,
-                last_val_loss=None,
-                losses=(),
-            )
-            return state, Trainer(model, config, self.ranks)
-        state = self._read_state(found)
-        checkpoint.load_weights(found / checkpoint.WEIGHTS_NAME, model)
-        trainer = Trainer(model, config, self.ranks)
-        files = sorted(found.glob("*.safetensors"))
-        trainer.restore({path.stem: checkpoint.read_tensors(path) for path in files}, state.global_step)
-        return state, trainer
+        self._samples = self._pick_samples(validation)
+        self._checkpoint = find_checkpoint(self.folder, self.ranks, resume=resume)
+        self._state, self._trainer = build_trainer(config, self._info, self.ranks, self._checkpoint)
 
     def run(self) -> RunSummary:
         """Train to the last step and return what came of it."""
         started = time.monotonic()
         first_step = self._state.global_step
-        progress = None
-        if self.ranks.is_main:
-            progress = Progress(
-                self.folder,
-                first_step=first_step,
-                last_step=self.last_step,
-                log_every=self.config.trainer.log_every,
-            )
-            self._describe(first_step)
-        if first_step == 0:
-            self._validate(0, progress)
-        load = partial(self._train.train_batch, rank=self.ranks.rank, world_size=self.ranks.world_size)
-        prefetcher = Prefetcher(load, range(first_step, self.last_step), self.config.data.prefetch_steps)
-        try:
-            for global_step in range(first_step, self.last_step):
-                self._step(global_step, prefetcher, progress)
-                step, is_last = global_step + 1, global_step + 1 == self.last_step
-                if is_last or (self.config.trainer.val_every and step % self.config.trainer.val_every == 0):
-                    self._validate(step, progress)
-                if is_last or step % self.config.checkpoint.every == 0:
-                    self._save()
-        finally:
-            prefetcher.close()
-            self._trainer.close()
+        with ExitStack() as stack:
+            stack.callback(self._trainer.close)
+            if self.ranks.is_main:
+                self._open_reports(stack, first_step)
+            load = partial(self._train.train_batch, rank=self.ranks.rank, world_size=self.ranks.world_size)
+            steps = range(first_step, self.last_step)
+            prefetcher = stack.enter_context(closing(Prefetcher(load, steps, self.config.data.prefetch_steps)))
+            profiler = stack.enter_context(closing(StepProfiler(self.folder, self.ranks))) if self._profile else None
+            if first_step == 0:
+                self._validate(0)
+            for global_step in steps:
+                self._step(global_step, prefetcher)
+                if profiler is not None:
+                    profiler.add_step()
+                self._finish_step(global_step + 1)
+            if self._saver is not None:
+                self._saver.wait()
         return RunSummary(
             steps=self._state.global_step,
             first_loss=self._state.first_loss,
@@ -147,7 +132,28 @@ class TrainingRun:
             seconds=round(time.monotonic() - started, 1),
         )
 
-    def _step(self, global_step: int, prefetcher: Prefetcher, progress: Progress | None) -> None:
+    def _open_reports(self, stack: ExitStack, first_step: int) -> None:
+        """Open what only rank 0 has."""
+        self._progress = stack.enter_context(
+            closing(Progress(self.folder, self.config, self.ranks, first_step=first_step, last_step=self.last_step))
+        )
+        self._saver = stack.enter_context(closing(CheckpointSaver(self.folder, self.config)))
+        self._describe(first_step)
+
+    def _finish_step(self, step: int) -> None:
+        """Validate, sample and save after `step` updates where it is time to."""
+        is_last = step == self.last_step
+        val_every, samples_every = self.config.trainer.val_every, self.config.report.samples_every
+        if is_last or (val_every and step % val_every == 0):
+            self._validate(step)
+        if samples_every and (is_last or step % samples_every == 0):
+            self._write_samples(step)
+        if self._saver is not None:
+            self._saver.check()
+        if is_last or step % self.config.checkpoint.every == 0:
+            self._save()
+
+    def _step(self, global_step: int, prefetcher: Prefetcher) -> None:
         begun = time.monotonic()
         batch, num_skipped = self._fetch(prefetcher)
         waited_s = time.monotonic() - begun
@@ -159,9 +165,11 @@ class TrainingRun:
             first_loss=loss if global_step == 0 else self._state.first_loss,
             losses=(*self._state.losses, loss)[-LOSSES_KEPT:],
         )
-        if progress is not None:
+        if self._progress is not None:
             step_s = time.monotonic() - begun
-            progress.add_step(global_step + 1, result, step_s=step_s, data_wait_s=waited_s, num_skipped=num_skipped)
+            self._progress.add_step(
+                global_step + 1, result, step_s=step_s, data_wait_s=waited_s, num_skipped=num_skipped
+            )
 
     def _fetch(self, prefetcher: Prefetcher) -> tuple[RankBatch, int]:
         """Return this rank's batch and the songs that all ranks skipped; if one rank cannot read, all end."""
@@ -179,55 +187,47 @@ class TrainingRun:
             raise PeerError(f"{num_failed:.0f} other ranks could not read their batch")
         return batch, round(num_skipped_by_all)
 
-    def _validate(self, step: int, progress: Progress | None) -> None:
+    def _validate(self, step: int) -> None:
         if self._validation is None:
             return
-        losses: BatchLosses = self._trainer.evaluate(self._validation)
-        first = losses.loss if step == 0 else self._state.first_val_loss
-        self._state = replace(self._state, first_val_loss=first, last_val_loss=losses.loss)
-        if progress is not None:
-            progress.add_validation(step, losses)
+        losses = self._trainer.evaluate(self._validation, self._languages)
+        first = losses.total.loss if step == 0 else self._state.first_val_loss
+        self._state = replace(self._state, first_val_loss=first, last_val_loss=losses.total.loss)
+        if self._progress is not None:
+            self._progress.add_validation(step, losses)
+
+    def _pick_samples(self, validation: Batches | None) -> MicroBatch | None:
+        """Return the songs whose lyrics and prompts are sung again and again: held-out ones where there are any."""
+        if not self.config.report.samples_every or not self.ranks.is_main:
+            return None
+        batch = self._train.train_batch(0, 0, 1) if validation is None else validation.validation_batch(0, 1)
+        return batch.micro_batches[0]
+
+    def _write_samples(self, step: int) -> None:
+        """Let rank 0 generate; the others help to gather the weights and wait at the next step."""
+        weights = self._trainer.gather_weights(EMA if self.config.trainer.ema_decay else None)
+        if self._samples is None:
+            return
+        model = SongModel(self.config.model)
+        choose_trained(model, self.config.finetune)
+        model.load_state_dict(weights)
+        merge_adapters(model)
+        dtype = torch.bfloat16 if self.config.trainer.precision == "bf16" else torch.float32
+        model = model.eval().to(self.ranks.device, dtype)
+        write_samples(self.folder, step, model, self._samples, self.config.report)
 
     def _save(self) -> None:
-        """Write a checkpoint; every rank takes part, rank 0 writes."""
+        """Write a checkpoint; every rank takes part, rank 0 writes, meanwhile training goes on."""
         self._checkpoint = checkpoint.name_folder(self.folder, self._state.global_step)
-        if not self.ranks.is_main:
-            for _ in self._trainer.gather_state():
-                pass
+        if self._saver is not None:
+            self._saver.save(self._state, self._trainer.gather_state())
             return
-        with CheckpointWriter(self.folder, self._state, self.config, keep=self.config.checkpoint.keep) as writer:
-            for name, tensors in self._trainer.gather_state():
-                writer.add(name, tensors)
-        logger.info("saved %s", self._checkpoint)
-
-    def _find_checkpoint(self, resume: bool) -> Path | None:
-        """Return the newest whole checkpoint; rank 0 looks, so that all ranks take the same."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"run folder {self.folder} cannot be made: {error.strerror}") from error
-        newest = checkpoint.find_newest(self.folder) if self.ranks.is_main else None
-        step = self.ranks.tell(-1 if newest is None else checkpoint.read_state(newest)[0].global_step)
-        if step < 0:
-            return None
-        found = checkpoint.name_folder(self.folder, step)
-        if not resume:
-            raise CheckpointError(
-                f"{found} exists; without --resume a run needs an empty folder: name another --out, or delete this one"
-            )
-        return found
-
-    def _read_state(self, found: Path) -> TrainState:
-        state, config = checkpoint.read_state(found)
-        checkpoint.refuse_other_model(found, config, self.config)
-        for key, (there, here) in checkpoint.compare(config, self.config).items():
-            logger.warning("%s was trained with %s = %s; from here on it is %s", found, key, there, here)
-        if state.dataset_fingerprint != self._info.fingerprint:
-            logger.warning("%s was trained on another dataset than %s", found, self.config.data.root)
-        return replace(state, seed=self.config.trainer.seed, dataset_fingerprint=self._info.fingerprint)
+        for _ in self._trainer.gather_state():
+            pass
 
     def _describe(self, first_step: int) -> None:
         trainer = self.config.trainer
+        logger.info("%s", yaml.safe_dump(self.config.to_dict(), sort_keys=False).rstrip())
         logger.info(
             "%d songs of %s (%d too short), %d a step on %d ranks in micro-batches of %d, %s, ZeRO %d, steps %d to %d",
             self._train.num_songs, self.config.data.root, self._train.num_too_short, trainer.batch_size,
@@ -236,14 +236,3 @@ class TrainingRun:
         )  # fmt: skip
         if self._validation is None:
             logger.info("no validation: the dataset has no held-out songs, or the configuration asks for none")
-
-
-def _refuse_other_data(info: DatasetInfo, config: RunConfig, root: Root) -> None:
-    """Raise ConfigError where the dataset does not fit the model."""
-    for name in ("codebook_size", "latent_channels"):
-        found, expected = getattr(info, name), getattr(config.model, name)
-        if found != expected:
-            raise ConfigError(
-                f"{root}/dataset.json: {name} is {found}, but model.{name} is {expected}; "
-                f"set model.{name}, or extract the songs with another codebook or VAE"
-            )

@@ -1,17 +1,48 @@
-"""A song model small enough for a test, and songs for it."""
+"""A song model small enough for a test, songs for it, and ranks that leave no trace."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from model.config import ConditionsConfig, ModelConfig
 from model.noise import Draws, draw
+from model.ranks import Ranks
 from model.song_batch import SongBatch
 from model.song_model import SongModel
+from model.trainer import join_ranks, leave_ranks
 
+from .tiny_dataset import build_song, write_tiny_dataset
+
+OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 TAG, OTHER_TAG, COMMA, PERIOD = 1, 2, 3, 4  # ids of the tiny vocabulary; 5 to 11 are sounds
+
+
+@pytest.fixture(scope="module")
+def rank_environment() -> Iterator[None]:
+    """Take back what joining ranks sets: it must not reach the commands of other tests."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in OF_RANKS:
+            environment.setenv(name, "")
+            environment.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def ranks(rank_environment: None) -> Iterator[Ranks]:
+    """Join as the only rank."""
+    yield join_ranks()
+    leave_ranks()
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven songs to train on, three held out."""
+    train = [build_song(number, 4 + number % 3) for number in range(7)]
+    val = [build_song(number, 5, split="val") for number in range(3)]
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), train, val)
 
 
 @pytest.fixture(scope="session")

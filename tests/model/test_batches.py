@@ -255,8 +255,19 @@ def test_lyrics_over_budget_give_a_shorter_crop():
 
 def test_lyrics_that_fit_in_no_crop_are_a_reason_to_skip():
     rules = CropRules(min_frames=100, max_frames=200, block_frames=16, max_lyric_tokens=1, seconds_per_tag=1.0)
-    with pytest.raises(UnusableSongError, match="max_lyric_tokens in every span"):
+    with pytest.raises(UnusableSongError, match="no span with 1 to .*max_lyric_tokens symbols"):
         choose_crop(build_song(1).metadata, rules, np.random.default_rng(0))
+
+
+def test_no_crop_is_without_a_symbol_of_lyrics():
+    rules = CropRules(min_frames=50, max_frames=60, block_frames=16, max_lyric_tokens=60, seconds_per_tag=5.0)
+    song = build_song(1, 6).metadata
+    for seed in range(30):
+        crop = choose_crop(song, rules, np.random.default_rng(seed))
+        assert crop.lyric_ids
+        assert crop.start_frame >= SECTION_FRAMES, "nothing is sung in the intro, which is too short for a tag"
+    with pytest.raises(UnusableSongError, match="no span with 1 to .*max_lyric_tokens symbols"):
+        choose_crop(song | {"lines": []}, rules, np.random.default_rng(0))
 
 
 def test_songs_without_line_times_are_used_whole_or_not_at_all():

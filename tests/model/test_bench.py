@@ -20,7 +20,7 @@ TINY = ModelConfig(
 
 
 def test_every_benchmark_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {"generate", "step"} <= set(list_benchmarks())
+    assert {"generate", "step", "train", "trainer"} <= set(list_benchmarks())
     for arguments, message in (([], "no benchmark named"), (["speed"], "there is no benchmark 'speed'")):
         assert main(arguments) == 2
         errors = capsys.readouterr().err
@@ -55,3 +55,15 @@ def test_a_step_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert summary["frames"] == 112  # 5 s in whole blocks
     assert summary["tflops_per_s"] == pytest.approx(summary["model_tflop"] / summary["step_s"]["median"])
     assert main(["step", "--config", "none.yaml"]) == 2
+
+
+@pytest.mark.slow
+def test_the_trainer_is_measured(rank_environment: None, capfd: pytest.CaptureFixture[str]) -> None:
+    sizes = ["model.dim=64", "model.num_heads=1", "model.lm_layers=1", "model.dit_layers=1", "data.max_crop_s=8"]
+    options = [word for size in sizes for word in ("--set", size)]
+    assert main(["trainer", "--config", "miniature.yaml", "--steps", "1", "--songs", "9", *options]) == 0
+    figures = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert figures["step_s_median"] > 0
+    assert figures["data_wait_share"] < 0.5
+    assert figures["mfu"] is None, "the peak of a CPU is not known"
+    assert main(["trainer", "--config", "fill.yaml"]) == 2

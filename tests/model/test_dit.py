@@ -40,6 +40,9 @@ def test_layers_match_the_reference(shared: Path) -> None:
     time = parts["dit_adaln/global_cond"]
     assert_close(plain(parts["dit/x"], rotary, time), parts["dit/block_out"], rtol=1e-5, atol=1e-5)
     assert_close(modulated(parts["dit_adaln/x"], rotary, time), parts["dit_adaln/block_out"], rtol=1e-5, atol=1e-5)
+    for layer in (plain, modulated):
+        x = parts["dit/x"]
+        assert_close(layer(x, rotary, time, 5), layer(x, rotary, time)[:, -5:], rtol=1e-5, atol=1e-5)
 
 
 def test_time_embedding_matches_the_reference(shared: Path) -> None:

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from model import varlen
 from model.attention import PackedCausal
-from model.bench_step import make_songs
+from model.bench_step import make_inputs
 from model.config import ModelConfig
 from model.losses import SongOutput
 from model.noise import draw
@@ -54,7 +54,7 @@ def test_one_kernel_for_all_songs_equals_one_call_per_song() -> None:
 
 
 def test_bfloat16_follows_float32(model: SongModel) -> None:
-    songs = make_songs(CONFIG, 3, 320, "cuda")
+    songs = make_inputs(CONFIG, 3, 320, "cuda")
     expected = model(*songs)
     expected.loss().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -72,7 +72,7 @@ def test_bfloat16_follows_float32(model: SongModel) -> None:
 def test_a_batch_equals_its_songs_one_by_one(model: SongModel, dtype: torch.dtype, tolerance: float) -> None:
     model.to(dtype)
     num_frames = [320, 16, 208]
-    batch, _ = make_songs(CONFIG, 3, 320, "cpu")
+    batch, _ = make_inputs(CONFIG, 3, 320, "cpu")
     batch = replace(batch, num_frames_B=torch.tensor(num_frames))
     for row, length in enumerate(num_frames):
         batch.semantic_tokens_BT[row, length:] = CONFIG.eos_id
@@ -97,11 +97,11 @@ def test_a_batch_equals_its_songs_one_by_one(model: SongModel, dtype: torch.dtyp
 
 
 def test_compiled_layers_agree(model: SongModel) -> None:
-    songs = make_songs(CONFIG, 2, 320, "cuda")
+    songs = make_inputs(CONFIG, 2, 320, "cuda")
     expected = model(*songs).loss()
     model.compile_layers()
     for num_songs in (2, 3):
-        model(*make_songs(CONFIG, num_songs, 320, "cuda")).loss().backward()
+        model(*make_inputs(CONFIG, num_songs, 320, "cuda")).loss().backward()
     assert_close(model(*songs).loss(), expected, rtol=1e-4, atol=0.0)
 
 

@@ -48,6 +48,16 @@ def test_plain_values_and_back_is_the_same_configuration(name: str):
     assert config_from_dict(config.to_dict(), name) == config
 
 
+def test_every_key_is_explained():
+    """In full.yaml, where its source is told, or in the README's table of keys that may be left out."""
+    explained = (CONFIG_FOLDER / "full.yaml").read_text() + (CONFIG_FOLDER.parent / "README.md").read_text()
+
+    def names(tree: dict) -> set[str]:
+        return set(tree) | {name for value in tree.values() if isinstance(value, dict) for name in names(value)}
+
+    assert not [name for name in names(load_config("full.yaml").to_dict()) if name not in explained]
+
+
 def test_a_path_comes_before_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: dict):
     tree["optimizer"]["lr"] = 0.5
     (tmp_path / "full.yaml").write_text(yaml.safe_dump(tree))
@@ -143,12 +153,18 @@ def test_a_wrong_override_is_refused(setting: str):
 
 @pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 64), (16, 4), (3, 22), (128, 1), (200, 1)])
 def test_deepspeed_gets_enough_micro_batches_for_every_song(world_size: int, micro_batches: int):
-    settings = deepspeed_settings(load_config("full.yaml"), world_size)
+    config = load_config("full.yaml", ["trainer.micro_batch_size=2"])
+    settings = deepspeed_settings(config, world_size)
     assert settings["gradient_accumulation_steps"] == micro_batches
     assert settings["train_micro_batch_size_per_gpu"] == 2
     assert settings["bf16"] == {"enabled": True}
     assert settings["zero_optimization"]["stage"] == 1
     assert settings["optimizer"]["params"]["torch_adam"] is True
+
+
+def test_compiled_layers_under_zero_3_are_refused(tree: dict):
+    tree["trainer"] |= {"zero_stage": 3, "compile_layers": True}
+    assert "full.yaml: trainer.compile_layers is true and trainer.zero_stage 3" in refusal(tree)
 
 
 def test_the_schedule_warms_up_and_falls_to_its_floor():

@@ -5,14 +5,13 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from model.batches import Batches
@@ -21,34 +20,19 @@ from model.noise import draw
 from model.ranks import Ranks
 from model.settings import RunConfig
 from model.song_model import SongModel
-from model.train import main
-from model.trainer import NonFiniteLossError, Trainer, join_ranks, leave_ranks
+from model.step_sums import NonFiniteLossError
+from model.trainer import Trainer
 from model.training_run import PeerError, TrainingRun
 from shards.index import read_index
 from shards.reader import ShardReader
 from shards.schema import ShardError
 
+from .conftest import OF_RANKS
+from .runs import read_metrics, run_to
 from .tiny_dataset import build_song, tiny_config, write_tiny_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 BETA_1 = 0.9  # after one step AdamW's first moment is a tenth of the clipped gradient
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    train = [build_song(number, 4 + number % 3) for number in range(7)]
-    val = [build_song(number, 5, split="val") for number in range(3)]
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"), train, val)
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with pytest.MonkeyPatch.context() as environment:  # what joining sets must not reach the commands of other tests
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR"):
-            environment.setenv(name, "")
-            environment.delenv(name)
-        yield join_ranks()
-        leave_ranks()
 
 
 def make_trainer(dataset: Path, ranks: Ranks, **changes: Any) -> tuple[Trainer, Batches]:
@@ -152,20 +136,23 @@ def test_a_loss_that_is_not_finite_names_the_song_and_updates_nothing(dataset: P
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def run_to(config: RunConfig, ranks: Ranks, step: int) -> TrainingRun:
-    run = TrainingRun(config, lambda: ranks, max_steps=step)
-    run.run()
-    return run
-
-
-def read_metrics(folder: Path, *keys: str) -> list[tuple[float, ...]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [tuple(line[key] for key in ("global_step", *keys)) for line in lines if all(key in line for key in keys)]
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_moving_average_is_that_of_the_weights(dataset: Path, ranks: Ranks, stage: int):
+    trainer, batches = make_trainer(dataset, ranks, trainer__zero_stage=stage, trainer__ema_decay=0.15)
+    name = "lm.layers.0.ffn.down.weight"
+    average = dict(trainer.gather_state())["model"][name]
+    for step, decay in enumerate((0.1, 0.15, 0.15)):  # (1 + step) / (10 + step), at most 0.15
+        trainer.train_step(batches.train_batch(step, 0, 1), step)
+        state = dict(trainer.gather_state())
+        average = decay * average + (1 - decay) * state["model"][name]
+        torch.testing.assert_close(state["ema"][name], average)
+    assert not torch.equal(state["ema"][name], state["model"][name])
+    assert state["ema"].keys() == state["model"].keys(), "a whole model, buffers included"
 
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(dataset: Path, ranks: Ranks, tmp_path: Path, stage: int):
-    changes = {"trainer__zero_stage": stage, "trainer__val_every": 3}
+    changes = {"trainer__zero_stage": stage, "trainer__val_every": 3, "trainer__ema_decay": 0.9}
     whole, stopped = (tiny_config(dataset, tmp_path / name, **changes) for name in ("whole", "stopped"))
     run_to(whole, ranks, 8)
     run_to(stopped, ranks, 2)
@@ -177,7 +164,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(dataset: Path, ranks: Ra
     assert losses[0] == losses[1]
     found, expected = (read_metrics(run, "val_loss") for run in runs)
     assert set(expected) <= set(found), "only validation passes at a stop are extra"
-    for name in ("model", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
+    for name in ("model", "ema", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
         files = [load_file(tmp_path / run / "step_000008" / f"{name}.safetensors") for run in ("whole", "stopped")]
         assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
 
@@ -192,6 +179,32 @@ def test_a_finished_run_says_so_again(dataset: Path, ranks: Ranks, tmp_path: Pat
     assert first.last_val_loss < first.first_val_loss
     model, _ = load_model(Path(first.checkpoint))
     assert model.latent_std_C.tolist() == [2.0] * 4, "of dataset.json"
+
+
+def test_what_a_run_leaves_beside_checkpoints(dataset: Path, ranks: Ranks, tmp_path: Path, caplog):
+    caplog.set_level("INFO")
+    config = tiny_config(dataset, tmp_path / "run", trainer__val_every=2, trainer__ema_decay=0.9)
+    report = replace(config.report, samples_every=2, max_sample_s=1.0, sample_euler_steps=2, peak_tflops=1.0)
+    run = TrainingRun(replace(config, report=report), lambda: ranks, max_steps=4, profile=True)
+    run.run()
+    samples = sorted(path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").glob("samples/*/*"))
+    assert len(samples) == 4, "two songs at two steps"
+    first, later = (load_file(tmp_path / "run" / samples[number]) for number in (0, 2))
+    assert samples[0].split("/")[2] == samples[2].split("/")[2]
+    assert torch.equal(first["lyric_ids"], later["lyric_ids"])
+    assert first["latents"].shape == (len(first["semantic_tokens"]), 4)
+    assert json.loads((tmp_path / "run" / "profile" / "rank_0.json").read_text())["traceEvents"]
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    steps = read_metrics(tmp_path / "run", "mfu", "tflops_per_s", "memory_gib", "data_wait_s", "eta_s")
+    assert [step for step, *_ in steps] == [1, 2, 3, 4]
+    assert all(mfu == pytest.approx(tflops) and mfu > 0 and memory > 0 for _, mfu, tflops, memory, *_ in steps)
+    (_, language, place), *_ = read_metrics(tmp_path / "run", "val_language_en", "val_place_0")
+    assert language["num_songs"] == place["num_songs"] == 2
+    for words in ("zero_stage: 0", "MFU ", "data wait ", "memory ", "left 0:", "by language: en ", "by place"):
+        assert words in caplog.text
+    model, _ = load_model(tmp_path / "run")
+    averaged = load_file(tmp_path / "run" / "step_000004" / "ema.safetensors")
+    assert all(torch.equal(weight, averaged[name]) for name, weight in model.state_dict().items())
 
 
 def test_other_models_and_used_folders_are_refused(dataset: Path, ranks: Ranks, tmp_path: Path):
@@ -223,43 +236,53 @@ def test_a_shard_that_cannot_be_read_ends_all_ranks(tmp_path: Path, ranks: Ranks
 
 
 @pytest.fixture(scope="module")
-def two_ranks(dataset: Path, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that two processes of trainer_process.py have filled."""
-    out = tmp_path_factory.mktemp("two_ranks")
-    run_to(tiny_config(dataset, out / "from_one_rank"), ranks, 2)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    base = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    base |= {"PYTHONPATH": str(ROOT), "PATH": str(out)}  # no compiler, no ninja
+def many_ranks(dataset: Path, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the processes of trainer_process.py have filled."""
+    out = tmp_path_factory.mktemp("many_ranks")
+    run_to(tiny_config(dataset, out / "from_one_rank", trainer__ema_decay=0.5), ranks, 2)
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        ports = [str(probe.getsockname()[1]) for probe in probes]
+    base = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+    base |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = str(Path(__file__).with_name("trainer_process.py"))
     processes = [
         subprocess.Popen(
-            [sys.executable, script, str(dataset), str(out)],
-            env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, script, str(dataset), str(out), str(rank), *ports],
+            env=base | {"PATH": str(out)},  # no compiler, no ninja
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(4)
     ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    outputs = [process.communicate(timeout=500)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
     return out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_make_the_same_step(two_ranks: Path, plain_step, stage: int):
-    found = load_file(two_ranks / f"fp32_{stage}.safetensors")
+def test_two_ranks_make_the_same_step(many_ranks: Path, plain_step, stage: int):
+    found = load_file(many_ranks / f"two_fp32_{stage}.safetensors")
     assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=1e-6)
     assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 1e-6)
 
 
 @pytest.mark.slow
+def test_four_ranks_make_the_same_step(many_ranks: Path, plain_step):
+    for stage in (0, 2):  # of five songs: one rank has two
+        found = load_file(many_ranks / f"four_fp32_{stage}.safetensors")
+        assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=1e-6)
+        assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bf16_stays_near_and_keeps_exact_weights(two_ranks: Path, plain_step, stage: int):
-    found = load_file(two_ranks / f"bf16_{stage}.safetensors")
+def test_bf16_stays_near_and_keeps_exact_weights(many_ranks: Path, plain_step, stage: int):
+    found = load_file(many_ranks / f"two_bf16_{stage}.safetensors")
     assert float(found["losses"][0]) == pytest.approx(plain_step[0], rel=5e-3)
     assert_close(gradient(found, "optimizer_exp_avg/"), plain_step[1], 0.05)
     weights = found["model/lm.layers.0.ffn.down.weight"]
@@ -268,91 +291,32 @@ def test_bf16_stays_near_and_keeps_exact_weights(two_ranks: Path, plain_step, st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["", "_bf16"])
-def test_two_ranks_resume_to_the_bit(two_ranks: Path, precision: str):
-    runs = [two_ranks / f"{name}{precision}" for name in ("whole", "stopped")]
+def test_two_ranks_resume_to_the_bit(many_ranks: Path, precision: str):
+    runs = [many_ranks / f"{name}{precision}" for name in ("whole", "stopped")]
     found, expected = (read_metrics(run, "loss", "grad_norm") for run in runs)
     assert found == expected
-    for name in ("model", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
+    for name in ("model", "ema", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
         files = [load_file(run / "step_000004" / f"{name}.safetensors") for run in runs]
         assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_ranks_and_stage(two_ranks: Path, dataset: Path, ranks: Ranks):
-    run_to(tiny_config(dataset, two_ranks / "one_rank"), ranks, 4)
-    run_to(tiny_config(dataset, two_ranks / "for_one_rank"), ranks, 4)
-    expected = read_metrics(two_ranks / "one_rank", "loss", "grad_norm")
-    assert len(expected) == 4
-    for name in ("from_one_rank", "for_one_rank", "whole"):
-        for found, reference in zip(read_metrics(two_ranks / name, "loss", "grad_norm"), expected, strict=True):
+def test_a_run_goes_on_with_another_number_of_ranks_and_stage(many_ranks: Path, dataset: Path, ranks: Ranks):
+    def config(name: str) -> RunConfig:
+        return tiny_config(dataset, many_ranks / name, trainer__ema_decay=0.5)
+
+    run_to(config("one_rank"), ranks, 6)
+    run_to(config("for_one_rank"), ranks, 4)
+    expected = read_metrics(many_ranks / "one_rank", "loss", "grad_norm")
+    assert len(expected) == 6
+    steps = {"from_one_rank": 4, "for_one_rank": 4, "whole": 4, "there_and_back": 6}  # two, one, two ranks
+    for name, last in steps.items():
+        for found, reference in zip(read_metrics(many_ranks / name, "loss", "grad_norm"), expected[:last], strict=True):
             assert found == pytest.approx(reference, rel=1e-5), name
-
-
-@pytest.mark.slow
-def test_the_users_command_trains_on_two_ranks(dataset: Path, tmp_path: Path):
-    config = tiny_config(dataset, tmp_path / "run", trainer__val_every=2)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--quiet", "--num_accelerators", "2"]
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    }
-    done = subprocess.run(
-        [*launcher, "model/train.py", "--config", str(tmp_path / "tiny.yaml"), "--max-steps", "2"],
-        cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout.strip().splitlines()[-1])
-    assert summary["steps"] == 2
-    assert summary["checkpoint"] == str(tmp_path / "run" / "step_000002")
-    assert "step 2/2  loss " in done.stderr
-    assert len(read_metrics(tmp_path / "run", "loss", "songs_per_s", "eta_s")) == 2
-
-
-def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line that wrong use of train.py ends with."""
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    return captured.err
-
-
-def test_wrong_use_ends_with_one_line(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    tiny = tmp_path / "tiny.yaml"
-    tiny.write_text(yaml.safe_dump(tiny_config(dataset, tmp_path / "run").to_dict()))
-    config = ["--config", str(tiny)]
-    assert "the following arguments are required: --config" in refuse([], capsys)
-    assert "unrecognized arguments: --bogus" in refuse([*config, "--bogus"], capsys)
-    assert "--max-steps is 0, expected at least 1" in refuse([*config, "--max-steps", "0"], capsys)
-    assert "config fill.yaml: no such file" in refuse(["--config", "fill.yaml"], capsys)
-    assert "unknown key 'knd'; did you mean 'kind'?" in refuse([*config, "--set", "optimizer.knd=adamw"], capsys)
-    assert "nowhere/index.parquet is missing" in refuse([*config, "--data", str(tmp_path / "nowhere")], capsys)
-    codes = refuse([*config, "--set", "model.codebook_size=64"], capsys)
-    assert "codebook_size is 32, but model.codebook_size is 64; set model.codebook_size" in codes
-    channels = refuse([*config, "--set", "model.latent_channels=8"], capsys)
-    assert "latent_channels is 4, but model.latent_channels is 8" in channels
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_launchers_flag_is_accepted_and_other_ranks_stay_silent(capsys, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("model.train.SPEAK_FIRST_S", 0.0)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(SystemExit) as caught:
-        main(["--local_rank=1", "--config", "fill.yaml"])
-    assert caught.value.code == 2
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_dry_run_prints_the_released_sizes(capsys: pytest.CaptureFixture[str]):
-    main(["--config", "full.yaml", "--dry-run"])
-    printed = capsys.readouterr().out
-    assert "1,872,371,393" in printed, "songbloom_full_150s has 1,872.37 M parameters"
-    assert "TFLOP a step of 128 songs of 150 s" in printed
-    assert "  total                 10," in printed, "10.2 PFLOP a step by published arithmetic"
+    for name in ("model", "ema"):
+        files = [
+            load_file(many_ranks / run / "step_000006" / f"{name}.safetensors")
+            for run in ("one_rank", "there_and_back")
+        ]
+        for key, tensor in files[0].items():
+            assert_close(files[1][key], tensor, 1e-5)

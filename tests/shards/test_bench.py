@@ -7,6 +7,7 @@ import pytest
 
 from shards.bench import TARGETS, main
 from shards.bench_data import write_bench_dataset
+from shards.index import read_index
 from shards.verify import verify
 
 
@@ -15,6 +16,12 @@ def test_made_up_dataset_is_sound(tmp_path: Path) -> None:
     report = verify(tmp_path)
     assert [problem for problem in report.problems if "latent_" not in problem] == []
     assert report.num_samples == 3
+
+
+def test_made_up_songs_have_the_lengths_asked_for(tmp_path: Path) -> None:
+    write_bench_dataset(tmp_path, 3, seconds=(40, 61), phonemes_per_line=14)
+    assert [row.num_frames for row in read_index(tmp_path)] == [1000, 1250, 1525]
+    assert not [problem for problem in verify(tmp_path).problems if "latent_" not in problem]
 
 
 def test_last_line_has_every_ratio_with_its_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,118 @@
+"""Measure the trainer itself on this machine: `python -m model.bench trainer --config full.yaml`.
+
+Trains a few steps of a configuration on random songs, on one device, and prints seconds per step, tokens per second,
+MFU, peak memory and the share of time that steps wait for data. Takes `--set`, such as trainer.batch_size=8: one
+GPU's share of the configuration's 128.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.batches import Batches, Prefetcher
+from model.config import ConfigError
+from model.finetune import choose_trained
+from model.hardware import peak_flops, peak_memory_bytes
+from model.profiling import StepProfiler
+from model.ranks import Ranks
+from model.settings import RunConfig, load_config
+from model.song_model import SongModel
+from model.trainer import Trainer, join_ranks, leave_ranks
+from shards.bench_data import write_bench_dataset
+from shards.index import read_index
+from shards.reader import ShardReader
+
+NUM_WARM_STEPS = 2  # allocate memory and choose kernels
+SPARE_S = 30  # songs are up to this much longer than the longest crop, so that crops are cut from them
+SHORTEST_S = 40
+PHONEMES_PER_LINE = 14  # of 4 s: sung lyrics have about 0.14 symbols a frame (the given reference/baseline.json)
+
+
+def measure(config: RunConfig, ranks: Ranks, num_steps: int, profile: Path | None) -> dict[str, Any]:
+    """Train and return the figures; `config` reads an existing dataset."""
+    root = Path(config.data.root)
+    batches = Batches(read_index(root), ShardReader(root), config, "train")
+    torch.manual_seed(config.trainer.seed)
+    with ranks.device:
+        model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
+    if config.trainer.compile_layers:
+        model.compile_layers()
+    choose_trained(model, config.finetune)
+    trainer = Trainer(model, config, ranks)
+    last = NUM_WARM_STEPS + num_steps
+    prefetcher = Prefetcher(partial(batches.train_batch, rank=0, world_size=1), range(last), config.data.prefetch_steps)
+    profiler = StepProfiler(profile, ranks) if profile else None
+    seconds, waits, tokens, flops, losses = [], [], [], [], []
+    for step in range(last):
+        begun = time.perf_counter()
+        batch = prefetcher.next()
+        waits.append(time.perf_counter() - begun)
+        result = trainer.train_step(batch, step)
+        if ranks.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begun)
+        tokens.append(result.losses.num_tokens)
+        flops.append(result.flops)
+        losses.append(result.losses.loss)
+        if profiler is not None:
+            profiler.add_step()
+    prefetcher.close()
+    trainer.close()
+    measured = slice(NUM_WARM_STEPS, None)
+    total_s = sum(seconds[measured])
+    peak = peak_flops(ranks.device)
+    return {
+        "device": torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu",
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_trained": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "songs_per_step": config.trainer.batch_size,
+        "micro_batch_size": config.trainer.micro_batch_size,
+        "zero_stage": config.trainer.zero_stage,
+        "checkpoint_activations": config.trainer.checkpoint_activations,
+        "compile_layers": config.trainer.compile_layers,
+        "step_s_median": statistics.median(seconds[measured]),
+        "step_s": [round(value, 4) for value in seconds],
+        "num_tokens": tokens,
+        "tokens_per_s": sum(tokens[measured]) / total_s,
+        "tflops_per_s": sum(flops[measured]) / total_s / 1e12,
+        "mfu": None if peak is None else sum(flops[measured]) / total_s / peak,
+        "data_wait_share": sum(waits[measured]) / total_s,
+        "peak_memory_gib": peak_memory_bytes(ranks.device) / 2**30,
+        "losses": losses,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m model.bench trainer", description="measure the trainer's steps")
+    parser.add_argument("--config", required=True, help="a path, else a file of model/configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as in train.py")
+    parser.add_argument("--steps", type=int, default=8, help="measured steps (default: 8)")
+    parser.add_argument("--songs", type=int, default=48, help="songs of the dataset (default: 48)")
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="record steps 3 and 4 there")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            config = load_config(options.config, [*options.set, f"data.root={json.dumps(folder)}"])
+        except ConfigError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
+        shortest_s = max(SHORTEST_S, math.ceil(config.data.min_crop_s))
+        longest_s = max(SHORTEST_S, math.ceil(config.data.max_crop_s)) + SPARE_S
+        write_bench_dataset(
+            Path(folder), options.songs, seconds=(shortest_s, longest_s), phonemes_per_line=PHONEMES_PER_LINE
+        )
+        figures = measure(config, join_ranks(), options.steps, options.profile)
+    leave_ranks()
+    sys.stdout.write(json.dumps(figures) + "\n")
+    return 0

@@ -1,0 +1,93 @@
+"""What a training run starts from: the newest checkpoint of its folder, given weights, or chance."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from model import checkpoint
+from model.checkpoint import CheckpointError, TrainState
+from model.config import ConfigError
+from model.finetune import choose_trained, start_from
+from model.ranks import Ranks
+from model.settings import RunConfig
+from model.song_model import SongModel
+from model.trainer import Trainer
+from shards.index import DatasetInfo
+from shards.storage import Root
+
+logger = logging.getLogger(__name__)
+
+
+def find_checkpoint(folder: Path, ranks: Ranks, *, resume: bool) -> Path | None:
+    """Return the newest whole checkpoint; rank 0 looks, so that all ranks take the same.
+
+    Raises:
+        CheckpointError: the folder cannot be made, or holds a checkpoint although `resume` is False.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"run folder {folder} cannot be made: {error.strerror}") from error
+    newest = checkpoint.find_newest(folder) if ranks.is_main else None
+    step = ranks.tell(-1 if newest is None else checkpoint.read_state(newest)[0].global_step)
+    if step < 0:
+        return None
+    found = checkpoint.name_folder(folder, step)
+    if not resume:
+        raise CheckpointError(
+            f"{found} exists; without --resume a run needs an empty folder: name another --out, or delete this one"
+        )
+    return found
+
+
+def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Path | None) -> tuple[TrainState, Trainer]:
+    """Return state and trainer as the checkpoint `found` holds them, or fresh ones."""
+    torch.manual_seed(config.trainer.seed)
+    model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
+    if config.trainer.compile_layers:
+        model.compile_layers()
+    if found is None:
+        model.set_latent_statistics(torch.tensor(info.latent_mean), torch.tensor(info.latent_std))
+        if config.finetune.weights:
+            start_from(model, config)
+        choose_trained(model, config.finetune)
+        state = TrainState(
+            global_step=0,
+            seed=config.trainer.seed,
+            dataset_fingerprint=info.fingerprint,
+            first_loss=None,
+            first_val_loss=None,
+            last_val_loss=None,
+            losses=(),
+        )
+        return state, Trainer(model, config, ranks)
+    state = _read_state(found, config, info)
+    choose_trained(model, config.finetune)
+    checkpoint.load_weights(found / checkpoint.WEIGHTS_NAME, model)
+    trainer = Trainer(model, config, ranks)
+    files = sorted(found.glob("*.safetensors"))
+    trainer.restore({path.stem: checkpoint.read_tensors(path) for path in files}, state.global_step)
+    return state, trainer
+
+
+def _read_state(found: Path, config: RunConfig, info: DatasetInfo) -> TrainState:
+    state, of_checkpoint = checkpoint.read_state(found)
+    checkpoint.refuse_other_model(found, of_checkpoint, config)
+    for key, (there, here) in checkpoint.compare(of_checkpoint, config).items():
+        logger.warning("%s was trained with %s = %s; from here on it is %s", found, key, there, here)
+    if state.dataset_fingerprint != info.fingerprint:
+        logger.warning("%s was trained on another dataset than %s", found, config.data.root)
+    return replace(state, seed=config.trainer.seed, dataset_fingerprint=info.fingerprint)
+
+
+def refuse_other_data(info: DatasetInfo, config: RunConfig, root: Root) -> None:
+    """Raise ConfigError where the dataset does not fit the model."""
+    for name in ("codebook_size", "latent_channels"):
+        found, expected = getattr(info, name), getattr(config.model, name)
+        if found != expected:
+            raise ConfigError(
+                f"{root}/dataset.json: {name} is {found}, but model.{name} is {expected}; "
+                f"set model.{name}, or extract the songs with another codebook or VAE"
+            )

@@ -1,0 +1,58 @@
+"""W&B where it is installed, and a clear word where it is not; peaks of devices."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from model.boards import Boards
+from model.config import ConfigError
+from model.hardware import peak_flops, peak_memory_bytes
+from model.settings import RunConfig
+
+from .tiny_dataset import tiny_config
+
+
+def wandb_config(folder: Path) -> RunConfig:
+    config = tiny_config(folder, folder)
+    return replace(config, report=replace(config.report, tensorboard=False, wandb_project="songs"))
+
+
+def test_wandb_gets_the_numbers_and_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[tuple[str, Any]] = []
+    wandb = SimpleNamespace(
+        init=lambda **options: calls.append(("init", options)) or wandb,
+        log=lambda values, step: calls.append(("log", (values, step))),
+        finish=lambda: calls.append(("finish", None)),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for _ in range(2):
+        boards = Boards(tmp_path / "run", wandb_config(tmp_path), first_step=0)
+        boards.add(3, {"train/loss": 1.5})
+        boards.close()
+    assert [name for name, _ in calls] == ["init", "log", "finish"] * 2
+    assert calls[1][1] == ({"train/loss": 1.5}, 3)
+    assert calls[0][1]["project"] == "songs"
+    assert calls[0][1]["id"] == calls[3][1]["id"], "the same folder is the same run"
+    assert calls[0][1]["config"]["trainer"]["flow_weight"] == 0.1
+
+
+def test_wandb_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="report.wandb_project is 'songs', but wandb is not installed: pip install"):
+        Boards(tmp_path, wandb_config(tmp_path), first_step=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("Tesla T4", None)],
+)
+def test_peaks_are_found_by_name(name: str, tflops: float | None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert peak_flops(torch.device("cuda", 0)) == (None if tflops is None else tflops * 1e12)
+    assert peak_flops(torch.device("cpu")) is None
+    assert peak_memory_bytes(torch.device("cpu")) > 2**20
