@@ -175,7 +175,8 @@ class _Blocks:
         if len(self._blocks) == 1:
             return self._blocks.pop()
         blocks, self._blocks = self._blocks[::-1], []
-        return fill(np.empty((len(blocks[0]), self.num_samples), np.float32), (blocks.pop() for _ in range(len(blocks))))
+        samples = np.empty((len(blocks[0]), self.num_samples), np.float32)
+        return fill(samples, (blocks.pop() for _ in range(len(blocks))))
 
 
 def iterate_blocks(samples: Audio, size: int = BLOCK_SAMPLES) -> Iterator[Audio]:
@@ -224,13 +225,13 @@ def resample_mono(samples: Audio, from_rate: int, to_rate: int) -> Audio:
     weights = _mono_weights(samples)
     mono = (weights @ block for block in iterate_blocks(samples))
     target = np.empty((1, round(samples.shape[1] * to_rate / from_rate)), np.float32)
-    return fill(target, resample_blocks((block[None] for block in mono), from_rate, to_rate))[0]
+    fill(target, resample_blocks((block[None] for block in mono), from_rate, to_rate))
+    return np.asarray(target[0])
 
 
 def to_mono(samples: Audio) -> Audio:
     """Mix float32 [C, L] down to [L]; where the channels cancel (right = -left) the first channel is taken instead."""
-    mono: Audio = _mono_weights(samples) @ samples
-    return mono
+    return np.asarray(_mono_weights(samples) @ samples)
 
 
 def _mono_weights(samples: Audio) -> Audio:
@@ -239,7 +240,7 @@ def _mono_weights(samples: Audio) -> Audio:
         power = sum(float(np.square(equal @ block, dtype=np.float64).sum()) for block in iterate_blocks(samples))
         first = sum(float(np.square(block[0], dtype=np.float64).sum()) for block in iterate_blocks(samples))
         if power < _CANCELLED_POWER * first:
-            return np.eye(len(samples), dtype=np.float32)[0]
+            return np.asarray(np.eye(len(samples), dtype=np.float32)[0])
     return equal
 
 

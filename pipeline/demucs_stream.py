@@ -77,8 +77,8 @@ class StreamSeparator:
 
     def _separate(self, blocks: Iterable[Audio]) -> Iterator[Audio]:
         """Yield the stem, a stride at a time, of a normalised mix at the model's rate."""
-        tail = np.zeros((2, self.segment_samples), np.float32)  # sums from the present segment's start on
-        weights = np.zeros(self.segment_samples, np.float32)
+        tail: Audio = np.zeros((2, self.segment_samples), np.float32)  # sums from the present segment's start on
+        weights: Audio = np.zeros(self.segment_samples, np.float32)
         for batch in self._batches(self._segments(blocks)):
             for stem in self._run(batch):
                 length = stem.shape[1]
@@ -95,7 +95,7 @@ class StreamSeparator:
         Beyond the song's ends there are zeros, as in apply_model.
         """
         size, stride = self.segment_samples, self.stride_samples
-        pending = np.zeros((2, size), np.float32)  # from one segment's length before the next segment on
+        pending: Audio = np.zeros((2, size), np.float32)  # from one segment's length before the next segment on
         for block in blocks:
             pending = np.concatenate([pending, block], axis=1)
             while pending.shape[1] >= 3 * size:

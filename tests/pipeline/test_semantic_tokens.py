@@ -309,6 +309,17 @@ def test_weights_that_do_not_fit(muq: Any, tmp_path: Path, change: dict[str, Any
         ({"encoder_dim": 10**9}, "encoder_dim 1000000000"),
         ({"encoder_depth": 10**9}, "encoder_depth 1000000000"),
         ({"colour": "red"}, "colour"),
+        ({"codebook_dim": 10**12}, "codebook_dim 1000000000000, expected 0 to"),
+        ({"rvq_n_codebooks": -1}, "rvq_n_codebooks -1, expected 0 to"),
+        (
+            {"w2v2_config": CONFIG["w2v2_config"] | {"intermediate_size": 10**12}},
+            "intermediate_size 1000000000000, exp",
+        ),
+        ({"w2v2_config": CONFIG["w2v2_config"] | {"num_conv_pos_embeddings": 10**9}}, "num_conv_pos_embeddings"),
+        (
+            {"w2v2_config": CONFIG["w2v2_config"] | {"intermediate_size": 30}},
+            r"has shape \(32, 16\), expected \(30, 16",
+        ),
         ({"use_encodec_target": True}, "use_encodec_target"),
         ({"w2v2_config": {}}, r"cannot be built from config\.json"),
         ({"w2v2_config": 7}, r"cannot be built from config\.json"),
@@ -323,10 +334,10 @@ def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"config\.json"):
         load_muq(tmp_path, 1)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(ModelFileError, match=r"expected MuQ's weights in model\.safetensors"):
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: .*; expected MuQ's weights"):
         load_muq(tmp_path, 1)
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
-    with pytest.raises(ModelFileError, match=r"expected MuQ's weights in model\.safetensors"):
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: .*; expected MuQ's weights"):
         load_muq(tmp_path, 1)
 
 
