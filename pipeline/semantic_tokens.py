@@ -192,6 +192,7 @@ def load_muq(folder: Path, layer: int) -> Any:  # muq.MuQ; the package is untype
         # Later layers cost time only; the norm after the last one belongs to the last hidden state alone.
         conformer.layers = conformer.layers[:layer]
         conformer.layer_norm = nn.Identity()
+    model.model.linear = nn.Identity()  # scores of MuQ's own targets, which only its training uses
     return model.eval().requires_grad_(False)
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, Audio, fill, resample_mono, rms_dbfs
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, Audio, fill, resample_mono, rms_dbfs, to_stereo
 from pipeline.demucs_stream import Precision, StreamSeparator
 from pipeline.separator_weights import load_separator
 from pipeline.song import Drop, Song
@@ -15,7 +15,7 @@ from pipeline.stage import Stage, StageError
 class SeparateVocals(Stage):
     """Split each mix into stems with Demucs and keep the vocal stem.
 
-    Reads:  song.mix     float32 [C, L] at song.sample_rate
+    Reads:  song.mix     float32 [C, L] at song.sample_rate; it is gone afterwards
     Adds:   song.vocals  float32 [2, L] at song.sample_rate
             song.voice   float32 [L], the same at 16 kHz mono
             song.speech  float32 [L], the voice with some accompaniment left in: a recogniser copes with music better
@@ -60,14 +60,14 @@ class SeparateVocals(Stage):
     def process(self, song: Song) -> Song | Drop:
         """Separate one song; see the class."""
         assert song.mix is not None
-        song.vocals = self.separate(song.mix, song.sample_rate)
-        song.voice = resample_mono(song.vocals, song.sample_rate, SPEECH_SAMPLE_RATE_HZ)
-        song.speech, share = song.voice, np.float32(self.config.accompaniment_share)
-        if share:
-            mix = resample_mono(song.mix, song.sample_rate, SPEECH_SAMPLE_RATE_HZ)
-            song.speech = song.voice + share * (mix - song.voice)
-        mix_dbfs, vocals_dbfs = rms_dbfs(song.mix), rms_dbfs(song.vocals)
-        song.metrics["vocal_ratio"] = float(min(10 ** ((vocals_dbfs - mix_dbfs) / 10), 1.0))
+        mix, rate = song.mix, song.sample_rate
+        mix_dbfs, share = rms_dbfs(mix), np.float32(self.config.accompaniment_share)
+        mix_16k = resample_mono(mix, rate, SPEECH_SAMPLE_RATE_HZ) if share else None
+        # The vocals go where the mix was, which is read well ahead: an hour of each takes 1.4 GB.
+        song.vocals, song.mix = fill(to_stereo(mix), self._separator.separate(mix, rate)), None
+        song.voice = resample_mono(song.vocals, rate, SPEECH_SAMPLE_RATE_HZ)
+        song.speech = song.voice if mix_16k is None else song.voice + share * (mix_16k - song.voice)
+        song.metrics["vocal_ratio"] = float(min(10 ** ((rms_dbfs(song.vocals) - mix_dbfs) / 10), 1.0))
         return song
 
     def separate(self, mix: Audio, sample_rate: int) -> Audio:

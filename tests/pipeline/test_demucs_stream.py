@@ -144,14 +144,28 @@ def stage():
 )
 def test_stems_have_the_rate_and_length_of_the_mix(stage, tmp_path, channels, rate, seconds):
     mix = make_mix(int(seconds * rate), channels)
-    song = Song(song_id="x", path=tmp_path, audio="x.wav", mix=mix, sample_rate=rate)
+    song = Song(song_id="x", path=tmp_path, audio="x.wav", mix=mix.copy(), sample_rate=rate)
     assert stage.process(song) is song
+    np.testing.assert_array_equal(song.vocals, stage.separate(mix, rate))  # written over the mix, yet not from it
     assert song.vocals.shape == (2, mix.shape[1])
     assert song.voice.shape == song.speech.shape == (round(mix.shape[1] * 16_000 / rate),)
     assert all(np.isfinite(part).all() for part in (song.vocals, song.voice, song.speech))
     assert 0 <= song.metrics["vocal_ratio"] <= 1
     blend = audio_module.resample(0.5 * (song.vocals + audio_module.to_stereo(mix)), rate, 16_000).mean(axis=0)
     np.testing.assert_allclose(song.speech, blend, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [RATE, 12_000])
+def test_vocals_are_written_over_the_mix_after_it_was_read(tmp_path, monkeypatch, rate):
+    monkeypatch.setattr("pipeline.separate_vocals.load_separator", lambda _: make_model())
+    monkeypatch.setattr(audio_module.iterate_blocks, "__defaults__", (1_000,))
+    stage = SeparateVocals(SeparateVocals.Config(model_name="x", batch_size=2))
+    stage.setup()
+    mix = make_mix(40_000)
+    song = Song(song_id="x", path=tmp_path, audio="x.wav", mix=mix.copy(), sample_rate=rate)
+    stage.process(song)
+    np.testing.assert_array_equal(song.vocals, stage.separate(mix, rate))
+    assert song.mix is None
 
 
 def test_silence_stays_silent(stage, tmp_path):
