@@ -35,7 +35,7 @@ from pipeline.separate_vocals import SeparateVocals
 from pipeline.separator_weights import load_separator
 from pipeline.song import Song
 from pipeline.vae_checkpoint import load_oobleck
-from shards.schema import FRAME_RATE_HZ, LATENT_SAMPLE_RATE_HZ, SEMANTIC_HOP_LENGTH
+from shards.schema import FRAME_RATE_HZ, LATENT_HOP_LENGTH, LATENT_SAMPLE_RATE_HZ, SEMANTIC_HOP_LENGTH
 
 ENCODERS = ("separator", "tokens", "vae")
 MIN_RATIO = {"cpu": 1.0, "cuda": 1.5}  # of speeds; on a GPU several parts of a song run together
@@ -47,13 +47,13 @@ Contender = Callable[[], Any]
 
 
 def make_audio(seconds: float) -> Audio:
-    """Return float32 [2, L] at 48 kHz: chords of a few partials and some noise, over and over."""
+    """Return float32 [2, L] at 48 kHz, whole frames: chords of a few partials and some noise, over and over."""
+    num_samples = int(seconds * FRAME_RATE_HZ) * LATENT_HOP_LENGTH
     time_s = np.arange(int(min(seconds, _PATTERN_S) * _RATE_HZ)) / _RATE_HZ
     rng = np.random.default_rng(0)
     tones = sum(np.sin(2 * np.pi * hz * time_s) / k for k, hz in enumerate((110, 220, 277, 330, 660, 1_760), 1))
     pattern = 0.1 * tones * (0.6 + 0.4 * np.sin(2 * np.pi * 2 * time_s)) + 0.02 * rng.standard_normal((2, len(time_s)))
-    repeats = -(-int(seconds * _RATE_HZ) // pattern.shape[1])
-    return np.tile(pattern.astype(np.float32), repeats)[:, : int(seconds * _RATE_HZ)]
+    return np.tile(pattern.astype(np.float32), -(-num_samples // pattern.shape[1]))[:, :num_samples]
 
 
 def make_contenders(name: str, profile: Profile, device: str, mix: Audio) -> tuple[Contender, Contender]:

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from pipeline.audio import decode_audio
 from pipeline.codebook import Codebook
-from pipeline.models import ModelFileError, fingerprint_model
+from pipeline.encode_song import frames_of, semantic_audio
+from pipeline.models import MINIATURE_FOLDER, ModelFileError, fingerprint_model
 from pipeline.semantic_tokens import MonoAudio, SemanticTokenizer, load_muq, plan_windows
 from shards.schema import count_frames
 
@@ -344,3 +346,21 @@ def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
 def test_layer_out_of_range(folder: Path) -> None:
     with pytest.raises(ModelFileError, match="no hidden state 3, MuQ has 0 to 2"):
         load_muq(folder, 3)
+
+
+# ---- what a window does to the miniature's features
+
+
+def test_features_away_from_the_edges_hardly_depend_on_the_window(shared: Path) -> None:
+    """Two windows of 30 s, 5 s apart. MuQ attends to its whole window, so nothing is quite equal: see README."""
+    decoded = decode_audio(shared / "songs" / "dev" / "dev_01_en_slt" / "mixture.flac")
+    audio, shift = semantic_audio(decoded, frames_of(decoded)), 125
+    tokenizer = SemanticTokenizer(MINIATURE_FOLDER / "muq", None, layer=3)
+    tokenizer.setup()
+    first = tokenizer.features(audio[: 750 * HOP], 750)[shift:]
+    second = tokenizer.features(audio[shift * HOP : (shift + 750) * HOP], 750)[: 750 - shift]
+    cosines = (first * second).sum(axis=1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    margin = 25  # what is discarded: 1 s
+    assert cosines[margin:-margin].min() > 0.985
+    assert cosines[margin:-margin].mean() > 0.995
+    assert min(cosines[:5].min(), cosines[-5:].min()) < 0.96  # at the edge itself, which no token comes from
