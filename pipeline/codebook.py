@@ -25,7 +25,7 @@ from pipeline.weights import read_safetensors
 
 Features = NDArray[np.float32]  # [N, D]
 
-_CHUNK_VECTORS = 1_024  # cosines of one chunk with 16384 codes take 64 MiB
+_CHUNK_VECTORS = 256  # cosines of one chunk with 16384 codes take 16 MiB: larger ones leave the caches, and are slower
 _MAX_CODES = 1 << 16  # ids are stored as uint16
 _TENSOR_NAMES = ("project_in", "center", "codes", "project_out", "bias_out")
 

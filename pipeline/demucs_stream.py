@@ -6,7 +6,7 @@ of segments after the other, and what two segments share is added up as it does,
 Shape legend: B segments of a batch, C channels, L samples of a segment, S sources.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -57,22 +57,26 @@ class StreamSeparator:
 
     def separate(self, mix: Audio, sample_rate: int) -> Iterator[Audio]:
         """Yield the stem of float32 [C, L] as blocks [2, n] at the same rate; joined they have about L samples."""
-        mean, std = self._measure(lambda: self._read(mix, sample_rate))
+        mean, std = self._measure(self._read(mix, sample_rate))
         stems = self._separate((block - mean) / std for block in self._read(mix, sample_rate))
         return resample_blocks((stem * std + mean for stem in stems), self.sample_rate, sample_rate)
 
     def _read(self, mix: Audio, sample_rate: int) -> Iterator[Audio]:
         return resample_blocks(map(to_stereo, iterate_blocks(mix)), sample_rate, self.sample_rate)
 
-    def _measure(self, read: Callable[[], Iterator[Audio]]) -> tuple[np.float32, np.float32]:
+    def _measure(self, blocks: Iterable[Audio]) -> tuple[np.float32, np.float32]:
         """Return mean and deviation of the mono reference: Demucs was trained on mixes normalised by them."""
-        count, total, squares = 0, 0.0, 0.0
-        for block in read():
-            reference = block.mean(axis=0, dtype=np.float64)
-            count, total = count + len(reference), total + float(reference.sum())
-        mean = total / max(count, 1)
-        for block in read():
-            squares += float(np.square(block.mean(axis=0, dtype=np.float64) - mean).sum())
+        count, mean, squares = 0, 0.0, 0.0
+        for block in blocks:
+            reference = block.mean(axis=0)
+            if not (num_new := len(reference)):
+                continue
+            new_mean = float(reference.mean(dtype=np.float64))
+            deviations = reference - np.float32(new_mean)
+            # Chan's pairwise update: one pass, no difference of large sums.
+            share, delta = num_new / (count + num_new), new_mean - mean
+            squares += float(np.dot(deviations, deviations)) + delta**2 * count * share
+            mean, count = mean + delta * share, count + num_new
         return np.float32(mean), np.float32((squares / max(count - 1, 1)) ** 0.5 + 1e-8)
 
     def _separate(self, blocks: Iterable[Audio]) -> Iterator[Audio]:
@@ -120,8 +124,8 @@ class StreamSeparator:
         """Return the stems [B, 2, n] of a batch, through apply_model, which pads each with what lies around it."""
         from demucs.apply import TensorChunk, apply_model
 
-        mixes = torch.from_numpy(np.stack([mix for mix, _ in batch])).to(self._device)
-        chunk = TensorChunk(mixes, self.segment_samples, batch[0][1])
+        mixes = batch[0][0][None] if len(batch) == 1 else np.stack([mix for mix, _ in batch])
+        chunk = TensorChunk(torch.from_numpy(mixes).to(self._device), self.segment_samples, batch[0][1])
         with torch.inference_mode(), self._autocast():
             stems: Tensor = apply_model(self._model, chunk, shifts=0, split=False, device=self._device)
         result: Audio = stems[:, self._source].float().cpu().numpy()

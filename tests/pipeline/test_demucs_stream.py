@@ -106,7 +106,7 @@ def test_memory_does_not_grow_with_the_song(monkeypatch):
     monkeypatch.setattr(audio_module.iterate_blocks, "__defaults__", (10_000,))
     separator = StreamSeparator(make_model(), "vocals")
     peaks = []
-    for seconds in (20, 80):
+    for seconds in (10, 40):
         mix = make_mix(seconds * RATE)
         tracemalloc.start()
         for _ in separator.separate(mix, RATE):
