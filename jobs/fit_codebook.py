@@ -2,7 +2,9 @@
 
 SongBloom's codebook is not published: tokens of a fitted one mean something else, so a released language model cannot
 read them, and a model is trained from scratch or learns its token embedding and classifier anew. Features of sampled
-frames are computed once, over Ray, and kept under --out while the job runs; a run that was stopped goes on there.
+frames are computed once, over Ray, and kept under --out while the job runs; a run that was stopped goes on there and
+ends with the same codebook, with any number of workers. Of a large catalogue as many songs are drawn as give
+--max-vectors frames, FRAMES_PER_SONG each; the fit then streams over the sampled frames, file by file.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from jobs.cluster import Row, Step, connect, resolve_path, stream
 from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile, run_command
+from jobs.folder_lock import lock_folder
 from pipeline.audio import AudioDecodeError
 from pipeline.codebook import Codebook
 from pipeline.codebook_fitter import CodebookFitter
@@ -28,13 +31,14 @@ from pipeline.encode_song import FeatureSampler
 from pipeline.inputs import InputError, SongInput, find_songs
 from pipeline.models import fingerprint_model, resolve_model
 from pipeline.profiles import Profile
-from shards.atomic_file import open_atomic
+from shards.atomic_file import open_atomic, remove_temporaries
 from shards.schema import CODEBOOK_SIZE, FRAME_RATE_HZ
 
 logger = logging.getLogger(__name__)
 
 PROGRESS = ".progress"
 STATE = "fitter.npz"
+FRAMES_PER_SONG = 256  # at least, where the song has them: one in 0.8 s of a song of 200 s
 MIN_VECTORS_PER_CODE = 32  # fewer and entries are single frames rather than means of many
 
 
@@ -61,6 +65,22 @@ class SampleWorker:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def draw_songs(songs: Sequence[SongInput], max_vectors: int, seed: int) -> list[SongInput]:
+    """Return the songs whose frames are taken, sorted by song_id: all, or as many as `max_vectors` frames need."""
+    count = max(1, max_vectors // FRAMES_PER_SONG)
+    drawn = sorted(songs, key=lambda song: _hash(f"{seed} {song.song_id}"))[:count]
+    return sorted(drawn, key=lambda song: song.song_id)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return size and time of a file, zeros where there is none: features of another file are not taken up again."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _file_name(song_id: str) -> str:
@@ -102,54 +122,64 @@ def _load(files: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
         yield np.load(path, allow_pickle=False).astype(np.float32)
 
 
-def fit_codebook(source: Path, out: Path, profile: Profile, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Sample features of all songs of `source`, fit, and save the codebook in `out`."""
-    started = time.monotonic()
-    songs = find_songs(source)[: arguments.limit]
-    muq = fingerprint_model(resolve_model(profile.muq, "muq"))
-    frames_per_song = max(1, -(-arguments.max_vectors // len(songs)))
-    settings = {
-        "muq": muq,
-        "layer": profile.muq_layer,
-        "frames_per_song": frames_per_song,
-        "codebook_dim": arguments.codebook_dim,
-        "seed": arguments.seed,
-        "songs": sorted(song.song_id for song in songs),
-    }
-    folder = out / PROGRESS / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+def sample_features(
+    songs: Sequence[SongInput], folder: Path, profile: Profile, frames_per_song: int, workers: int | None
+) -> dict[str, str]:
+    """Leave features of every song in `folder`, over Ray, unless they are there; return songs without, and why."""
     todo = [{"source": song} for song in songs if not (folder / _file_name(song.song_id)).exists()]
     logger.info("%d songs, up to %d frames of each; %d songs to go", len(songs), frames_per_song, len(todo))
     cluster = connect()
     make_worker = functools.partial(
         SampleWorker, profile, "cuda" if cluster.num_gpus else "cpu", folder, frames_per_song
     )
+    step = Step(name="features", make_worker=make_worker, **cluster.pool(1, workers))
     failed = {}
-    for count, row in enumerate(
-        stream(todo, [Step(name="features", make_worker=make_worker, **cluster.pool(1, arguments.workers))]), 1
-    ):
+    for count, row in enumerate(stream(todo, [step]), 1):
         if row["failed"]:
             failed[row["song_id"]] = row["failed"]
             logger.warning("left out: %s: %s", row["song_id"], row["failed"])
         if count == len(todo) or count % 20 == 0:
             logger.info("features of %d of %d songs", count, len(todo))
+    return failed
+
+
+def choose_config(files: Sequence[Path], codebook_dim: int, seed: int) -> CodebookFitter.Config:
+    """Return the settings for features in files, with a warning where they are few."""
+    feature_dim = np.load(files[0], mmap_mode="r", allow_pickle=False).shape[1]
+    config = CodebookFitter.Config(feature_dim=feature_dim, codebook_dim=min(codebook_dim, feature_dim), seed=seed)
+    num_vectors = sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in files)
+    wanted = MIN_VECTORS_PER_CODE * config.codebook_size
+    if num_vectors < wanted:
+        logger.warning(
+            "%d frames for %d entries: many entries will hold one frame each; expected at least %d frames (%.1f hours)",
+            *(num_vectors, config.codebook_size, wanted, wanted / FRAME_RATE_HZ / 3600),
+        )
+    return config
+
+
+def fit_codebook(source: Path, out: Path, profile: Profile, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Sample features of songs of `source`, fit, and save the codebook in `out`."""
+    started = time.monotonic()
+    songs = draw_songs(find_songs(source)[: arguments.limit], arguments.max_vectors, arguments.seed)
+    muq = fingerprint_model(resolve_model(profile.muq, "muq"))
+    frames_per_song = -(-arguments.max_vectors // len(songs))
+    settings = {
+        "muq": muq,
+        "layer": profile.muq_layer,
+        "window": (profile.muq_window_s, profile.muq_margin_s),
+        "frames_per_song": frames_per_song,
+        "codebook_dim": arguments.codebook_dim,
+        "seed": arguments.seed,
+        "songs": [(song.song_id, *_stamp(song.path)) for song in songs],
+    }
+    folder = out / PROGRESS / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(folder)
+    failed = sample_features(songs, folder, profile, frames_per_song, arguments.workers)
     files = sorted(folder.glob("*.npy"))
     if not files:
         raise InputError(f"{source}: no song gave features: {failed}")
-    feature_dim = np.load(files[0], mmap_mode="r", allow_pickle=False).shape[1]
-    config = CodebookFitter.Config(
-        feature_dim=feature_dim, codebook_dim=min(arguments.codebook_dim, feature_dim), seed=arguments.seed
-    )
-    num_vectors = sum(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in files)
-    if num_vectors < MIN_VECTORS_PER_CODE * config.codebook_size:
-        logger.warning(
-            "%d frames for %d entries: many entries will hold one frame each; expected at least %d frames (%.1f hours)",
-            num_vectors,
-            config.codebook_size,
-            MIN_VECTORS_PER_CODE * config.codebook_size,
-            MIN_VECTORS_PER_CODE * config.codebook_size / FRAME_RATE_HZ / 3600,
-        )
-    fitter = fit(files, config, arguments.epochs, folder / STATE)
+    fitter = fit(files, choose_config(files, arguments.codebook_dim, arguments.seed), arguments.epochs, folder / STATE)
     codebook: Codebook = fitter.codebook({"muq": profile.muq, "muq_sha256": muq, "muq_layer": profile.muq_layer})
     report = codebook.measure(_load(files))
     codebook.save(out, report=report)
@@ -196,9 +226,12 @@ def main() -> tuple[dict[str, Any], int]:
     profile = read_profile(arguments)
     if arguments.layer is not None:
         profile = replace(profile, muq_layer=arguments.layer)
-    if min(arguments.codebook_dim, arguments.max_vectors, arguments.epochs) < 1:
-        raise InputError("--codebook-dim, --max-vectors and --epochs: expected 1 or more")
-    return fit_codebook(resolve_path(arguments.source), resolve_path(arguments.out), profile, arguments), EXIT_FINE
+    given = (arguments.codebook_dim, arguments.max_vectors, arguments.epochs, arguments.limit, arguments.workers)
+    if any(number is not None and number < 1 for number in given):
+        raise InputError("--codebook-dim, --max-vectors, --epochs, --limit and --workers: expected 1 or more")
+    out = resolve_path(arguments.out)
+    with lock_folder(out, out / PROGRESS / "lock", "fit"):
+        return fit_codebook(resolve_path(arguments.source), out, profile, arguments), EXIT_FINE
 
 
 if __name__ == "__main__":

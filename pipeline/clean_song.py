@@ -62,6 +62,8 @@ class CleanSettings:
                     model_name=self.profile.separator,
                     overlap=self.profile.separator_overlap,
                     accompaniment_share=self.profile.accompaniment_share,
+                    batch_size=self.profile.batch_size(device),
+                    precision=self.profile.separator_precision,
                     device=device,
                 )
             ),

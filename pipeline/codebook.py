@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.models import ModelFileError, read_config
+from pipeline.weights import read_safetensors
 
 Features = NDArray[np.float32]  # [N, D]
 
-_CHUNK_VECTORS = 1_024  # cosines of one chunk with 16384 codes take 64 MiB
+_CHUNK_VECTORS = 256  # cosines of one chunk with 16384 codes take 16 MiB: larger ones leave the caches, and are slower
 _MAX_CODES = 1 << 16  # ids are stored as uint16
 _TENSOR_NAMES = ("project_in", "center", "codes", "project_out", "bias_out")
 
@@ -74,7 +74,7 @@ class Codebook:
         for name, (tensor, expected) in {"project_in": (project_in, project_in.shape), **shapes}.items():
             if tuple(tensor.shape) != tuple(expected):
                 raise ModelFileError(f"codebook: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
-            if not torch.isfinite(tensor).all():
+            if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
                 raise ModelFileError(f"codebook: {name} holds values that are not finite")
         norms = codes.float().norm(dim=1, keepdim=True)
         if not 1 <= len(codes) <= _MAX_CODES or (norms < 1e-6).any():
@@ -164,10 +164,7 @@ class Codebook:
         """
         config = read_config(folder / "config.json")
         weights = folder / "model.safetensors"
-        try:
-            tensors = load_file(weights)
-        except (OSError, SafetensorError) as error:
-            raise ModelFileError(f"{weights}: {error}; expected the weights of a codebook") from error
+        tensors = read_safetensors(weights, "the weights of a codebook")
         if set(tensors) != set(_TENSOR_NAMES):
             raise ModelFileError(f"{weights}: tensors {sorted(tensors)}, expected {sorted(_TENSOR_NAMES)}")
         if tensors["project_in"].ndim != 2 or tensors["codes"].ndim != 2:
@@ -175,7 +172,10 @@ class Codebook:
         metadata = config.get("metadata", {})
         if not isinstance(metadata, dict):
             raise ModelFileError(f"{folder}: config.json has metadata {metadata!r}, expected an object")
-        codebook = cls(**tensors, metadata=metadata, device=device)
+        try:
+            codebook = cls(**tensors, metadata=metadata, device=device)
+        except ModelFileError as error:
+            raise ModelFileError(f"{weights}: {error}") from error
         for name in ("feature_dim", "codebook_dim", "codebook_size"):
             declared, found = config.get(name), getattr(codebook, name)
             if declared != found:

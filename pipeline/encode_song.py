@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio import Audio, AudioDecodeError, DecodedAudio, decode_audio, resample, to_mono, to_stereo
+from pipeline.audio import Audio, AudioDecodeError, DecodedAudio, decode_audio, resample, resample_mono, to_stereo
 from pipeline.models import fingerprint_model, resolve_model
 from pipeline.phonemes import Phonemizer
 from pipeline.profiles import Profile
@@ -70,14 +70,15 @@ class SongEncoder:
         """
         decoded = decode_audio(song.path, max_duration_s=MAX_DURATION_S)
         num_frames = frames_of(decoded)
-        resampled = resample(to_stereo(decoded.samples), decoded.sample_rate, LATENT_SAMPLE_RATE_HZ)
-        audio_48k = fit(resampled, num_frames * LATENT_HOP_LENGTH)
+        tokens = self._tokenizer.tokens(semantic_audio(decoded, num_frames), num_frames)
+        audio_48k = latent_audio(decoded, num_frames)
+        del decoded  # an hour of it takes more than a GB
         mean, std = self._codec.encode(audio_48k)
         starts = prompt_starts(num_frames, self._profile.prompts_per_song)
         return Sample(
             key=song.key,
             metadata=self._metadata(song, num_frames, starts),
-            semantic_tokens=self._tokenizer.tokens(semantic_audio(decoded, num_frames), num_frames),
+            semantic_tokens=tokens,
             latents=mean.astype(np.float16),
             latents_std=std.astype(np.float16),
             prompts=self._codec.encode_prompts(audio_48k, starts).astype(np.float16),
@@ -146,6 +147,7 @@ def load_tokenizer(profile: Profile, device: str, *, with_codebook: bool = True)
         layer=profile.muq_layer,
         window_s=profile.muq_window_s,
         margin_s=profile.muq_margin_s,
+        batch_size=profile.batch_size(device),
         device=device,
     )
     tokenizer.setup()
@@ -155,7 +157,8 @@ def load_tokenizer(profile: Profile, device: str, *, with_codebook: bool = True)
 def load_codec(profile: Profile, device: str) -> VaeCodec:
     """Return the VAE of a profile."""
     chunk_frames = max(1, round(profile.vae_chunk_s * FRAME_RATE_HZ))
-    return VaeCodec(resolve_model(profile.vae, "vae"), device=device, chunk_frames=chunk_frames)
+    path = resolve_model(profile.vae, "vae")
+    return VaeCodec(path, device=device, chunk_frames=chunk_frames, batch_size=profile.batch_size(device))
 
 
 def frames_of(decoded: DecodedAudio) -> int:
@@ -168,14 +171,21 @@ def frames_of(decoded: DecodedAudio) -> int:
 
 def semantic_audio(decoded: DecodedAudio, num_frames: int) -> NDArray[np.float32]:
     """Return 24 kHz mono [T * 960], as MuQ takes it."""
-    mono = resample(to_mono(decoded.samples)[None], decoded.sample_rate, SEMANTIC_SAMPLE_RATE_HZ)
+    mono = resample_mono(decoded.samples, decoded.sample_rate, SEMANTIC_SAMPLE_RATE_HZ)[None]
     fitted: NDArray[np.float32] = fit(mono, num_frames * SEMANTIC_HOP_LENGTH)[0]
     return fitted
 
 
+def latent_audio(decoded: DecodedAudio, num_frames: int) -> Audio:
+    """Return 48 kHz stereo [2, T * 1920], as the VAE takes it."""
+    resampled = resample(decoded.samples, decoded.sample_rate, LATENT_SAMPLE_RATE_HZ)
+    return fit(to_stereo(resampled), num_frames * LATENT_HOP_LENGTH)
+
+
 def fit(samples: Audio, num_samples: int) -> Audio:
     """Cut or zero-pad float32 [C, L] to `num_samples`: resampling rounds lengths, the frame clock does not."""
-    return np.pad(samples[:, :num_samples], ((0, 0), (0, max(0, num_samples - samples.shape[1]))))
+    missing = num_samples - samples.shape[1]
+    return np.pad(samples, ((0, 0), (0, missing))) if missing > 0 else samples[:, :num_samples]
 
 
 def prompt_starts(num_frames: int, num_prompts: int) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.models import MINIATURE, resolve_model
 
@@ -20,11 +21,17 @@ class Profile:
     codebook: str
     vae: str
     separator_overlap: float = 0.25  # of a segment; Demucs' own default
+    separator_precision: Literal["float32", "bfloat16", "float16"] = "float32"  # figures in pipeline/README.md
     accompaniment_share: float = 0.0  # of the accompaniment that stays in what the recogniser hears
     muq_window_s: float = 30.0  # MuQ was trained on 30 s
     muq_margin_s: float = 1.0  # discarded at each inner edge of a window
     vae_chunk_s: float = 10.0  # audio that the VAE takes at once; memory only, the result does not depend on it
+    gpu_batch: int = 8  # segments, windows or chunks of a song that run together on a GPU; a CPU gains nothing
     prompts_per_song: int = 4  # 10 s style prompts from different places
+
+    def batch_size(self, device: str) -> int:
+        """Return how many parts of a song run together on a device ("cpu" or "cuda")."""
+        return 1 if device == "cpu" else self.gpu_batch
 
 
 PROFILES = {

@@ -13,25 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.codebook import Codebook, Features
 from pipeline.models import ModelFileError, fingerprint_model, read_config
+from pipeline.weights import check_tensors, read_safetensors
 from shards.schema import FRAME_RATE_HZ, SEMANTIC_HOP_LENGTH
 
 MonoAudio = NDArray[np.float32]  # [L] at 24 kHz, full scale = 1.0
 
 # The mel front end mirrors 1024 samples at each end and needs more than that: two frames.
 _MIN_WINDOW_FRAMES = 2
-_MAX_KEYS_SHOWN = 5
 # Where the weights show a size that config.json states.
 _SIZE_KEYS = {
     "encoder_dim": "model.cls_token",
     "conv_dim": "model.conv.conv.0.conv1.weight",
     "codebook_size": "model.linear.weight",
 }
+# Sizes that the weights show in one place or another: none can be larger than their longest axis.
+_BOUNDED_KEYS = (
+    *("codebook_dim", "conv_dim", "num_codebooks", "rvq_n_codebooks", "rvq_multi_layer_num", "label_rate"),
+    *("intermediate_size", "conv_depthwise_kernel_size", "num_conv_pos_embeddings", "num_attention_heads"),
+)
+_MAX_POSITIONS = 1 << 16  # of relative position embeddings: MuQ has 5000 where it has any
 # Settings that load other files or code, or that only MuQ's training uses.
 _UNUSED_SETTINGS = {"rvq_ckpt_path": None, "resume_checkpoint": None, "is_flash": False}
 
@@ -178,12 +182,9 @@ def load_muq(folder: Path, layer: int) -> Any:  # muq.MuQ; the package is untype
         ModelFileError: damaged files, unknown settings, or weights that do not fit them.
     """
     settings = read_config(folder / "config.json")
-    try:
-        tensors = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"{folder}: {error}; expected MuQ's weights in model.safetensors") from error
+    tensors = read_safetensors(folder / "model.safetensors", "MuQ's weights")
     model = _build_muq(settings, tensors, folder)
-    _load_strictly(model, tensors, folder)
+    _load_strictly(model, tensors, folder / "model.safetensors")
     conformer = model.model.conformer
     if not 0 <= layer <= len(conformer.layers):
         raise ModelFileError(f"{folder}: no hidden state {layer}, MuQ has 0 to {len(conformer.layers)}")
@@ -191,6 +192,7 @@ def load_muq(folder: Path, layer: int) -> Any:  # muq.MuQ; the package is untype
         # Later layers cost time only; the norm after the last one belongs to the last hidden state alone.
         conformer.layers = conformer.layers[:layer]
         conformer.layer_norm = nn.Identity()
+    model.model.linear = nn.Identity()  # scores of MuQ's own targets, which only its training uses
     return model.eval().requires_grad_(False)
 
 
@@ -213,11 +215,23 @@ def _build_muq(settings: dict[str, Any], tensors: dict[str, Tensor], folder: Pat
         raise ModelFileError(
             f"{folder}: config.json says encoder_depth {config.encoder_depth}, the weights have {depth} layers"
         )
+    _check_sizes(settings, tensors, folder)
     with _own_random_state():
         try:
             return MuQ(config)
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
             raise ModelFileError(f"{folder}: MuQ cannot be built from config.json: {error!r}") from error
+
+
+def _check_sizes(settings: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None:
+    inner = settings.get("w2v2_config")
+    longest = max((axis for tensor in tensors.values() for axis in tensor.shape), default=0)
+    limits = dict.fromkeys(_BOUNDED_KEYS, max(longest, FRAME_RATE_HZ)) | {"max_source_positions": _MAX_POSITIONS}
+    for name, value in (settings | (inner if isinstance(inner, dict) else {})).items():
+        if name in limits and not (type(value) is int and 0 <= value <= limits[name]):
+            raise ModelFileError(
+                f"{folder}: config.json says {name} {value!r}, expected 0 to {limits[name]}: the weights are smaller"
+            )
 
 
 @contextmanager
@@ -229,22 +243,12 @@ def _own_random_state() -> Iterator[None]:
     random.setstate(python_state)
 
 
-def _load_strictly(model: Any, tensors: dict[str, Tensor], folder: Path) -> None:
+def _load_strictly(model: Any, tensors: dict[str, Tensor], path: Path) -> None:
     state = {}
     for key, value in tensors.items():
         # Weights saved with older versions of PyTorch spell weight norm otherwise.
         renamed = key.replace("conv.weight_g", "conv.parametrizations.weight.original0")
         renamed = renamed.replace("conv.weight_v", "conv.parametrizations.weight.original1")
         state[renamed] = value.float() if value.is_floating_point() else value
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    problems = [f"{key} is missing" for key in expected if key not in state]
-    problems += [f"{key} is unexpected" for key in state if key not in expected]
-    for key, value in state.items():
-        if key in expected and tuple(value.shape) != expected[key]:
-            problems.append(f"{key} has shape {tuple(value.shape)}, expected {expected[key]}")
-        elif not torch.isfinite(value).all():
-            problems.append(f"{key} holds values that are not finite")
-    if problems:
-        more = f" and {len(problems) - _MAX_KEYS_SHOWN} more" if len(problems) > _MAX_KEYS_SHOWN else ""
-        raise ModelFileError(f"{folder} does not fit its config: {'; '.join(problems[:_MAX_KEYS_SHOWN])}{more}")
+    check_tensors(state, model.state_dict(), path)
     model.load_state_dict(state, strict=True)

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.extract_tokens import PROGRESS, lock
 from pipeline.inputs import InputError
+from shards.dataset_info import read_dataset_info
+from shards.reader import ShardReader
 from shards.verify import verify
 
 from .crash_extraction import NUM_SONGS, digests, make_songs, run
@@ -45,6 +48,20 @@ def test_full_disk_stops_the_run_and_a_second_one_finishes_it(tmp_path: Path, mo
     assert not any(name.endswith((".tmp", ".parquet")) or name == "dataset.json" for name in names)
     run(songs, tmp_path / "full", 0, monkeypatch.setattr)
     assert digests(tmp_path / "full") == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_statistics_are_those_of_all_latents_of_the_train_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    """Summed shard by shard, whichever song a worker has done first."""
+    out = tmp_path / "out"
+    run(make_songs(tmp_path / "raw"), out, order, monkeypatch.setattr)
+    info, reader = read_dataset_info(out), ShardReader(out)
+    names = sorted(path.relative_to(out).as_posix() for path in (out / "train").glob("*.tar"))
+    frames = np.concatenate([sample.latents for name in names for sample in reader.iterate(name)]).astype(np.float64)
+    np.testing.assert_allclose(info.latent_mean, frames.mean(axis=0), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(info.latent_std, frames.std(axis=0), rtol=1e-9)
 
 
 def test_two_extractions_into_one_folder_refuse_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("jobs/extract_tokens.py --in songs --out out --clean nowhere", "no songs.parquet"),
         ("jobs/extract_tokens.py --in songs --val-fraction 2", "--val-fraction"),
         ("jobs/fit_codebook.py --in empty", "no songs found"),
+        ("jobs/fit_codebook.py --in songs --limit 0", "--limit"),
         ("jobs/generate.py --checkpoint nowhere --lyrics a --prompt b", "cannot be opened"),
         ("jobs/generate.py", "--checkpoint"),
         ("jobs/generate.py --checkpoint c --lyrics words.txt --prompt p --stream", "--stream writes .wav files"),

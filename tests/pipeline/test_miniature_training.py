@@ -1,5 +1,6 @@
 """Training loops of the miniatures: two steps of each end in files that the pipeline's own loaders read."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 from pipeline.codebook import Codebook
-from pipeline.miniature_training import codebook, muq, separator, vae
+from pipeline.miniature_training import codebook, muq, quality, separator, vae
 from pipeline.miniature_training.corpus import Stems, load_corpus
 from pipeline.miniature_training.loop import Schedule, TrainingError, fit
+from pipeline.models import MINIATURE_FOLDER
 from pipeline.semantic_tokens import SemanticTokenizer
 from pipeline.separate_vocals import load_separator
 from pipeline.vae_latents import VaeCodec
@@ -70,3 +72,19 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
 def test_an_empty_folder_has_no_songs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no songs"):
         load_corpus([tmp_path])
+
+
+def test_shipped_miniatures_keep_their_promises(shared: Path, tmp_path: Path) -> None:
+    """One song of ten, cut to 20 s; the README has the figures of all."""
+    assert sum(path.stat().st_size for path in MINIATURE_FOLDER.rglob("*") if path.is_file()) <= 12e6
+    (tmp_path / "song").symlink_to(shared / "songs" / "dev" / "dev_01_en_slt")
+    (song,) = load_corpus([tmp_path])
+    cut = Stems(
+        name=song.name, vocals=song.vocals[:, 480_000:1_440_000], accompaniment=song.accompaniment[:, 480_000:1_440_000]
+    )
+    assert quality.measure_separator([cut], MINIATURE_FOLDER / "separator")["mean_gain_db"] > 5
+    assert quality.measure_vae([cut], MINIATURE_FOLDER / "vae")["chroma_correlation"] > 0.9
+    tokens = quality.measure_tokens([cut], MINIATURE_FOLDER / "muq", MINIATURE_FOLDER / "codebook")
+    assert tokens["equal_after_gain"] > 0.9
+    report = json.loads((MINIATURE_FOLDER / "codebook" / "config.json").read_text())["report"]
+    assert report["usage"] >= 0.8

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from pipeline.audio import decode_audio
 from pipeline.codebook import Codebook
-from pipeline.models import ModelFileError, fingerprint_model
+from pipeline.encode_song import frames_of, semantic_audio
+from pipeline.models import MINIATURE_FOLDER, ModelFileError, fingerprint_model
 from pipeline.semantic_tokens import MonoAudio, SemanticTokenizer, load_muq, plan_windows
 from shards.schema import count_frames
 
@@ -309,6 +311,17 @@ def test_weights_that_do_not_fit(muq: Any, tmp_path: Path, change: dict[str, Any
         ({"encoder_dim": 10**9}, "encoder_dim 1000000000"),
         ({"encoder_depth": 10**9}, "encoder_depth 1000000000"),
         ({"colour": "red"}, "colour"),
+        ({"codebook_dim": 10**12}, "codebook_dim 1000000000000, expected 0 to"),
+        ({"rvq_n_codebooks": -1}, "rvq_n_codebooks -1, expected 0 to"),
+        (
+            {"w2v2_config": CONFIG["w2v2_config"] | {"intermediate_size": 10**12}},
+            "intermediate_size 1000000000000, exp",
+        ),
+        ({"w2v2_config": CONFIG["w2v2_config"] | {"num_conv_pos_embeddings": 10**9}}, "num_conv_pos_embeddings"),
+        (
+            {"w2v2_config": CONFIG["w2v2_config"] | {"intermediate_size": 30}},
+            r"has shape \(32, 16\), expected \(30, 16",
+        ),
         ({"use_encodec_target": True}, "use_encodec_target"),
         ({"w2v2_config": {}}, r"cannot be built from config\.json"),
         ({"w2v2_config": 7}, r"cannot be built from config\.json"),
@@ -323,13 +336,31 @@ def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"config\.json"):
         load_muq(tmp_path, 1)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(ModelFileError, match=r"expected MuQ's weights in model\.safetensors"):
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: .*; expected MuQ's weights"):
         load_muq(tmp_path, 1)
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
-    with pytest.raises(ModelFileError, match=r"expected MuQ's weights in model\.safetensors"):
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: .*; expected MuQ's weights"):
         load_muq(tmp_path, 1)
 
 
 def test_layer_out_of_range(folder: Path) -> None:
     with pytest.raises(ModelFileError, match="no hidden state 3, MuQ has 0 to 2"):
         load_muq(folder, 3)
+
+
+# ---- what a window does to the miniature's features
+
+
+def test_features_away_from_the_edges_hardly_depend_on_the_window(shared: Path) -> None:
+    """Two windows of 30 s, 5 s apart. MuQ attends to its whole window, so nothing is quite equal: see README."""
+    decoded = decode_audio(shared / "songs" / "dev" / "dev_01_en_slt" / "mixture.flac")
+    audio, shift = semantic_audio(decoded, frames_of(decoded)), 125
+    tokenizer = SemanticTokenizer(MINIATURE_FOLDER / "muq", None, layer=3)
+    tokenizer.setup()
+    first = tokenizer.features(audio[: 750 * HOP], 750)[shift:]
+    second = tokenizer.features(audio[shift * HOP : (shift + 750) * HOP], 750)[: 750 - shift]
+    cosines = (first * second).sum(axis=1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    margin = 25  # what is discarded: 1 s
+    assert cosines[margin:-margin].min() > 0.985
+    assert cosines[margin:-margin].mean() > 0.995
+    assert min(cosines[:5].min(), cosines[-5:].min()) < 0.96  # at the edge itself, which no token comes from

@@ -1,0 +1,51 @@
+"""Weights from safetensors files, checked against a model before it takes any memory; nothing in them is executed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.models import ModelFileError
+
+_MAX_PROBLEMS_SHOWN = 5
+
+
+def read_safetensors(path: Path, what: str) -> dict[str, Tensor]:
+    """Return the tensors of a file; `what` says whose weights are expected there.
+
+    Raises:
+        ModelFileError: no such file, or it is damaged or something else, such as a pickle.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{path}: {error}; expected {what} as safetensors") from error
+    return tensors
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ModelFileError unless a file's tensors are those of a model's state dict, by name, shape and kind.
+
+    Args:
+        tensors: what the file holds; floating-point numbers of any precision.
+        expected: state dict of the model; on the device "meta" it takes no memory.
+        path: of the file, for the message.
+    """
+    problems = [f"{key} is missing" for key in expected if key not in tensors]
+    problems += [f"{key} is unexpected" for key in tensors if key not in expected]
+    for key, value in tensors.items():
+        if key not in expected:
+            continue
+        shape, is_number = tuple(expected[key].shape), expected[key].is_floating_point()
+        if tuple(value.shape) != shape:
+            problems.append(f"{key} has shape {tuple(value.shape)}, expected {shape}")
+        elif value.is_floating_point() != is_number:
+            problems.append(f"{key} is {value.dtype}, expected {'floating-point' if is_number else 'whole'} numbers")
+        elif not torch.isfinite(value).all():
+            problems.append(f"{key} holds values that are not finite")
+    if problems:
+        more = f" and {len(problems) - _MAX_PROBLEMS_SHOWN} more" if len(problems) > _MAX_PROBLEMS_SHOWN else ""
+        raise ModelFileError(f"{path} does not fit its config: {'; '.join(problems[:_MAX_PROBLEMS_SHOWN])}{more}")
