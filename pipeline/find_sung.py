@@ -19,7 +19,7 @@ from pipeline.search_lines import MIN_SUPPORT, search_free, search_missing
 from pipeline.song import Word
 from pipeline.sung_audio import SungAudio
 
-MAX_SEARCHES = 3  # a line taken away leaves room for others
+MAX_SEARCHES = 3  # lines that are placed exactly, or taken away, leave room for others
 MIN_PLACED_SUPPORT = 0.5  # of a line that was heard or found already, in its final place
 # Of two equal lines in a row, the lesser of both alone in their places: sung once 0.9 at most, sung twice 2.3 and more.
 MIN_REPEATED_SUPPORT = 1.5
@@ -37,7 +37,7 @@ def find_sung(
         heard: the transcript.
         audio: the song.
     """
-    lines = found
+    lines, sung = found, None
     for _ in range(MAX_SEARCHES):
         lines = _in_order([*lines, *search_missing(candidates, lines, audio)])
         lines = _in_order([*lines, *search_free(candidates, lines, audio)])
@@ -46,13 +46,19 @@ def find_sung(
         recovered = [_known_line(line, candidates, audio) for line in recovered]
         recovered = [line for line in recovered if line.source == "lyrics" or is_clear(line, heard)]
         every = _prefer_given(_in_order([*lines, *recovered]), candidates)
+        if sung is not None and _identify(every) == _identify(sung):
+            break
         place_words(every, audio)
         sung = _borne_out(every)
         lines = [line for line in sung if line.source == "lyrics"]
-        if len(sung) == len(every):
-            break
+    assert sung is not None
     inherit_sections(sung)
     return sung
+
+
+def _identify(lines: Sequence[Candidate]) -> list[int | str]:
+    """Return what tells lines from others: recovered ones are written anew in every search."""
+    return [line.text if line.source == "asr" else id(line) for line in lines]
 
 
 def _in_order(lines: Sequence[Candidate]) -> list[Candidate]:

@@ -29,7 +29,7 @@ def match_repetitions(candidates: Sequence[Candidate], found: Sequence[Candidate
         if k is None:
             missing.append(line)
             continue
-        room_s = _voiced_s(lines[k - 1].end_s if k else 0.0, line.start_s, audio)
+        room_s = audio.voiced_s(lines[k - 1].end_s if k else 0.0, line.start_s)
         if not _fit(missing, room_s) and (earlier := _fitting_equal(line, missing, room_s)):
             move_line(line, earlier)
             move_line(copy_line(line), line)
@@ -50,7 +50,3 @@ def _fitting_equal(line: Candidate, missing: Sequence[Candidate], room_s: float)
 
 def _fit(lines: Sequence[Candidate], room_s: float) -> bool:
     return sum(len(line.words) for line in lines) * TYPICAL_WORD_S * MIN_ROOM_SHARE <= room_s
-
-
-def _voiced_s(start_s: float, end_s: float, audio: SungAudio) -> float:
-    return (end_s - start_s) * audio.voiced_share(start_s, end_s) if end_s > start_s else 0.0

@@ -33,7 +33,7 @@ def search_missing(candidates: Sequence[Candidate], found: Sequence[Candidate], 
         audio: the song.
     """
     heard: list[Candidate] = []
-    for group, low_s, high_s in _gaps(candidates, found, audio.duration_s):
+    for group, low_s, high_s in _gaps(candidates, found, audio):
         heard += _search(group, low_s, high_s, audio, is_expected=True)
     return heard
 
@@ -113,7 +113,7 @@ def _are_alike(one: Words, other: Words) -> bool:
 
 
 def _gaps(
-    candidates: Sequence[Candidate], found: Sequence[Candidate], duration_s: float
+    candidates: Sequence[Candidate], found: Sequence[Candidate], audio: SungAudio
 ) -> list[tuple[list[Candidate], float, float]]:
     """Return runs of lines without a place, each with the free time between its neighbours."""
     gaps: list[tuple[list[Candidate], float, float]] = []
@@ -124,21 +124,21 @@ def _gaps(
         if candidate is not None and id(candidate) not in places:
             group.append(candidate)
             continue
-        after_s = candidate.start_s if candidate else duration_s
+        after_s = candidate.start_s if candidate else audio.duration_s
         if group:
-            gaps += [(group, low, high) for low, high in [_widest_free(before_s, after_s, found)] if high > low]
+            gaps += [(group, low, high) for low, high in [_free_room(before_s, after_s, found, audio)] if high > low]
         group = []
         if candidate:
             before_s = candidate.end_s
     return gaps
 
 
-def _widest_free(low_s: float, high_s: float, found: Sequence[Candidate]) -> tuple[float, float]:
-    """Return the longest stretch of [low_s, high_s) in which no found line is sung."""
+def _free_room(low_s: float, high_s: float, found: Sequence[Candidate], audio: SungAudio) -> tuple[float, float]:
+    """Return the stretch of [low_s, high_s) without a found line in which most is sung."""
     inside = sorted((c.start_s, c.end_s) for c in found if low_s < (c.start_s + c.end_s) / 2 < high_s)
     edges = [(low_s, low_s), *inside, (high_s, high_s)]
     free = [(before[1], after[0]) for before, after in zip(edges[:-1], edges[1:], strict=True)]
-    return max(free, key=lambda span: span[1] - span[0])
+    return max(free, key=lambda span: audio.voiced_s(*span))
 
 
 def _window_starts(low_s: float, high_s: float, audio: SungAudio) -> list[float]:

@@ -67,6 +67,10 @@ class SungAudio:
         part = self._is_sung[int(start_s / VOICE_STEP_S) : max(int(end_s / VOICE_STEP_S), 0)]
         return float(part.mean()) if len(part) else 0.0
 
+    def voiced_s(self, start_s: float, end_s: float) -> float:
+        """Return for how many seconds of [start_s, end_s) somebody seems to sing; 0 if it ends before it starts."""
+        return (end_s - start_s) * self.voiced_share(start_s, end_s) if end_s > start_s else 0.0
+
 
 def _attend(whisper: Whisper, song: Song, start_s: float, end_s: float, words: tuple[str, ...]) -> list[TimedWord]:
     assert song.speech is not None

@@ -72,6 +72,10 @@ class SungSong:
         sung_s = sum(max(min(w.end_s, end_s) - max(w.start_s, start_s), 0.0) for w in self._words)
         return sung_s / (end_s - start_s)
 
+    def voiced_s(self, start_s: float, end_s: float) -> float:
+        """Seconds of the window that words fill."""
+        return (end_s - start_s) * self.voiced_share(start_s, end_s) if end_s > start_s else 0.0
+
     def _inside(self, start_s: float, end_s: float) -> list[Word]:
         return [w for w in self._words if start_s <= (w.start_s + w.end_s) / 2 < end_s]
 

@@ -6,7 +6,7 @@ from pipeline.find_sung import find_sung
 from pipeline.locate_lines import Candidate, estimate_times, explain_runs, locate_expected, locate_lines
 from pipeline.song import Word
 
-from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, hear
+from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, hear, place
 
 GARBLED = "talking foam belong his barber"
 
@@ -31,6 +31,16 @@ def test_a_missing_line_is_found_between_two_heard_ones():
     assert summary(lines) == [(LANTERNS, 2.0, "kept"), (HARBOUR, 7.0, "kept"), (SUMMER, 12.0, "kept")]
     assert lines[1] is given[1]
     assert [word.start_s for word in lines[1].timed] == pytest.approx([7.0, 7.4, 7.8, 8.2, 8.6])
+
+
+def test_a_line_in_time_that_another_one_claimed_is_found_when_that_is_placed():
+    """What was heard of the missing line counted as the end of the one before it."""
+    given = give(LANTERNS, HARBOUR, SUMMER)
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 7), (SUMMER, 12))
+    found = [place(given[0], 2), place(given[2], 12)]
+    found[0].end_s = 11.9
+    lines = find_sung(given, found, [], audio)  # type: ignore[arg-type]
+    assert summary(lines) == [(LANTERNS, 2.0, "kept"), (HARBOUR, 7.0, "kept"), (SUMMER, 12.0, "kept")]
 
 
 def test_a_line_of_another_song_is_not_found():

@@ -38,6 +38,14 @@ def test_no_line_is_searched_where_another_one_is_sung():
     assert all(start_s >= again.end_s - 1e-9 for start_s, _, _ in audio.windows)
 
 
+def test_the_room_with_most_singing_is_searched_and_not_the_longest():
+    """A long intro, in which nobody sings, lies before the neighbours, too."""
+    lines = give(HARBOUR, SUMMER, LANTERNS)
+    audio = SungSong((LANTERNS, 20), (HARBOUR, 24), (SUMMER, 28), duration_s=32.0)
+    assert search_missing(lines, [place(lines[2], 20), place(lines[1], 28)], audio) == [lines[0]]
+    assert lines[0].start_s == pytest.approx(24.0)
+
+
 def test_neighbours_out_of_order_leave_no_room_between_them():
     lines = give(LANTERNS, HARBOUR, SUMMER)
     audio = SungSong((SUMMER, 2), (HARBOUR, 7), (LANTERNS, 12))
