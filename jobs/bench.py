@@ -5,7 +5,8 @@ public command lines with the same weights:
     demucs --repo REPO -n separator -d cpu --two-stems vocals SONG
     whisperx VOCALS --model WHISPER --device cpu --compute_type int8 --no_align --output_format json
 The rival writes a transcript, without word times and without a look at the lyrics; ours does all of its work. Runs are
-interleaved, ours first. WhisperX calls ffmpeg; where the machine has none, a stand-in decodes through PyAV.
+interleaved, ours first; both read 16-bit WAV, which Demucs' command line does without ffmpeg. WhisperX calls ffmpeg;
+where the machine has none, a stand-in decodes through PyAV.
 """
 
 import json
@@ -22,8 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 from jobs.cluster import JobError
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
+from pipeline.audio import decode_audio
 from pipeline.clean_song import MODELS
 from pipeline.inputs import InputError, SongInput, find_songs
 from pipeline.profiles import Profile, check_models
@@ -106,7 +110,8 @@ def prepare(source: Path, profile: Profile, folder: Path, limit: int | None) -> 
     for number, song in enumerate(songs):
         target = raw / f"{number:03d}"
         target.mkdir(parents=True)
-        shutil.copy(song.path, target / song.path.name)
+        decoded = decode_audio(song.path)
+        soundfile.write(target / f"{song.path.stem}.wav", decoded.samples.T, decoded.sample_rate)
         assert song.lyrics_path is not None
         shutil.copy(song.lyrics_path, target / song.lyrics_path.name)
     model = load_separator(profile.separator)
