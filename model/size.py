@@ -85,7 +85,7 @@ def expected_days(
 
 
 def _share_recomputed(config: ModelConfig, recompute: Recompute) -> dict[str, float]:
-    """Return how much of each part's forward pass the backward pass repeats; the head's logits always."""
+    """Return how much of each part's forward pass the backward pass repeats; with any, the head's logits, too."""
     ffn = 3 * config.ffn_scale / (4 + 3 * config.ffn_scale)
     dense, attention = {False: (0.0, 0.0), "selective": (ffn, 0.0), True: (1.0, 1.0)}[recompute]
     shares = {"lm_dense": dense, "lm_attention": attention, "dit_dense": dense, "dit_attention": attention}
