@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from threadpoolctl import threadpool_limits
 
 from jobs.fit_codebook import FRAMES_PER_SONG, PROGRESS, draw_songs, fit
 from pipeline.codebook import Codebook
@@ -24,9 +25,11 @@ NUM_SONGS = 5
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
+    """As the command has it below: sums over other numbers of threads differ in their last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with threadpool_limits(1):  # of NumPy's BLAS
+        yield
     torch.set_num_threads(before)
 
 
