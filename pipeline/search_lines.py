@@ -126,7 +126,9 @@ def _gaps(
             continue
         after_s = candidate.start_s if candidate else audio.duration_s
         if group:
-            gaps += [(group, low, high) for low, high in [_free_room(before_s, after_s, found, audio)] if high > low]
+            low_s, high_s = _free_room(before_s, after_s, found, audio)
+            if high_s > low_s:
+                gaps.append((group, low_s, high_s))
         group = []
         if candidate:
             before_s = candidate.end_s

@@ -134,12 +134,17 @@ def test_a_run_goes_on_where_it_was(run, workplace):
     assert steps == sorted(set(steps))
 
 
-def test_generate_writes_a_playable_file(run, workplace):
+def generate(run, workplace, options: str) -> dict:
+    """Write one song after the first of raw/, which `options` may name as {prompt}, and return what is said of it."""
     (workplace / "song.txt").write_text("[Verse]\nThe river opens every door\n[Outro]\n")
     prompt = next((workplace / "raw").glob("*/mixture.*"))
-    command = f"python jobs/generate.py --checkpoint runs/1 --lyrics song.txt --prompt {prompt}"
-    command += " --out song.flac --seconds 2 --steps 4"
-    (song,) = totals(run(workplace, command))["songs"]
+    command = f"python jobs/generate.py --checkpoint runs/1 --lyrics song.txt --prompt {prompt} "
+    (song,) = totals(run(workplace, command + options.format(prompt=prompt)))["songs"]
+    return song
+
+
+def test_generate_writes_a_playable_file(run, workplace):
+    song = generate(run, workplace, "--out song.flac --seconds 2 --steps 4")
     if song["out"] is None:
         assert song["ended"] == "eos"
         return
@@ -151,11 +156,8 @@ def test_generate_writes_a_playable_file(run, workplace):
 
 
 def test_generate_goes_on_from_a_recording_while_it_is_written(run, workplace):
-    (workplace / "song.txt").write_text("[Verse]\nThe river opens every door\n[Outro]\n")
-    prompt = next((workplace / "raw").glob("*/mixture.*"))
-    command = f"python jobs/generate.py --checkpoint runs/1 --lyrics song.txt --prompt {prompt} --continue {prompt}"
-    command += " --continue-at 3 --stream --out longer.wav --seconds 1.28 --steps 2"
-    (song,) = totals(run(workplace, command))["songs"]
+    options = "--continue {prompt} --continue-at 3 --stream --out longer.wav --seconds 1.28 --steps 2"
+    song = generate(run, workplace, options)
     assert song["seconds"] in (2.56, 3.2, 3.84)  # 3 s are 4 whole blocks of 0.64 s, and two more at most
     info = soundfile.info(workplace / "longer.wav")
     assert (info.subtype, info.frames) == ("FLOAT", round(song["seconds"] * 48_000))
