@@ -73,6 +73,7 @@ class Whisper:
             self.vad = Pyannote(torch.device(device), vad_onset=VAD_ONSET)
         self.model = self._model.model  # the ctranslate2.models.Whisper itself
         self._last_window: tuple[NDArray[np.float32], int, int, Any] | None = None
+        self._last_reading: tuple[Any, list[int], Any] | None = None
         self.is_multilingual = bool(self._model.model.is_multilingual)
         self.languages = tuple(self._model.supported_languages)
 
@@ -129,7 +130,7 @@ class Whisper:
                 samples, middle, end_s, words[half:], language
             )
         encoded, num_frames = self._encode_window(samples, start_s, end_s)
-        result = self.model.align(encoded, tokenizer.sot_sequence, [sum(per_word, [])], num_frames)[0]
+        result = self._read(encoded, num_frames, sum(per_word, []), language)
         return _words_from_path(result.alignments, result.text_token_probs, [len(t) for t in per_word], start_s, end_s)
 
     def align_encoded(
@@ -187,16 +188,28 @@ class Whisper:
     def _token_logprobs(
         self, encoded: Any, num_frames: int, lines: Sequence[Sequence[int]], language: str
     ) -> NDArray[np.float64]:
-        text = [token for tokens in lines for token in tokens]
-        result = self.model.align(encoded, self._tokenizer(language).sot_sequence, [text], num_frames)[0]
+        result = self._read(encoded, num_frames, [token for tokens in lines for token in tokens], language)
         logprobs: NDArray[np.float64] = np.log(np.maximum(result.text_token_probs, MIN_TOKEN_PROBABILITY))
         return logprobs
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019  # one Whisper lives as long as its process
+    def _read(self, encoded: Any, num_frames: int, text: list[int], language: str) -> Any:
+        """Return path and probabilities of a text in a window; the last ones are remembered.
+
+        Whoever asks where words are asks for their evidence next: both come from one pass of the decoder.
+        """
+        if self._last_reading is None or self._last_reading[0] is not encoded or self._last_reading[1] != text:
+            result = self.model.align(encoded, self._tokenizer(language).sot_sequence, [text], num_frames)[0]
+            self._last_reading = encoded, text, result
+        return self._last_reading[2]
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019  # one Whisper lives as long as its process
     def _silent_logprobs(self, lines: tuple[tuple[int, ...], ...], language: str) -> NDArray[np.float64]:
-        silence = np.zeros(int(SILENCE_S * SPEECH_SAMPLE_RATE_HZ), dtype=np.float32)
+        return self._token_logprobs(self._silence, int(SILENCE_S / FRAME_S), lines, language)
+
+    @functools.cached_property
+    def _silence(self) -> Any:
         # Padded to 30 s: after a short silence all words are improbable, so any line would seem sung by comparison.
-        return self._token_logprobs(self.encode([silence]), _num_frames(silence), lines, language)
+        return self.encode([np.zeros(int(SILENCE_S * SPEECH_SAMPLE_RATE_HZ), dtype=np.float32)])
 
     def _encode_window(self, samples: NDArray[np.float32], start_s: float, end_s: float) -> tuple[Any, int]:
         """Return a window encoded, with its length in feature frames; the last one is remembered."""
