@@ -10,13 +10,13 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.clean_steps import build_step
+from jobs.clean_steps import SongWorker
 from jobs.clean_survey import Survey, settle
-from jobs.cluster import Row, Step, connect, resolve_path, stream
+from jobs.cluster import Pool, Row, connect, resolve_path, stream
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.folder_lock import lock_folder
 from pipeline.clean_folder import (
@@ -38,6 +38,7 @@ from shards.atomic_file import remove_temporaries
 logger = logging.getLogger(__name__)
 
 PROGRESS_S = 10.0
+WORKERS_PER_GPU = 2  # one decodes and aligns on the CPU while the other separates or transcribes
 
 
 def clean(
@@ -53,25 +54,25 @@ def clean(
             remove_temporaries(folder)
         logger.info("%d songs in %s", len(songs), source)
         cluster = connect()
-        # A whole core each: many small readers at once would only fill the memory.
-        survey = Step(
-            name="survey", make_worker=functools.partial(Survey, out, settings, settings.fingerprint()), num_cpus=1.0
-        )
-        surveyed = sorted(stream([{"source": song} for song in songs], [survey]), key=lambda row: row["source"].song_id)
+        survey = functools.partial(Survey, out, settings, settings.fingerprint())
+        rows = stream([{"source": song} for song in songs], survey, cluster.readers())
+        surveyed = sorted(rows, key=lambda row: row["source"].song_id)
         todo, num_finished = settle(out, surveyed, settings)
         logger.info("%d songs to listen to, %d finished before", len(todo), num_finished)
         # The longest first: no core waits long for the last song.
         todo.sort(key=lambda row: (-row["checked"].duration_s, row["source"].song_id))
-        _listen(todo, build_step(settings, out, cluster, workers))
+        stages = functools.partial(settings.stages, "cuda" if cluster.num_gpus else "cpu")
+        make_worker = functools.partial(SongWorker, stages, out, settings.keep_vocals)
+        _listen(todo, make_worker, cluster.encoders(workers or WORKERS_PER_GPU * int(cluster.num_gpus)))
         return write_outputs(out, songs, settings, time.monotonic() - started, num_finished)
 
 
-def _listen(todo: Sequence[Row], step: Step) -> None:
+def _listen(todo: Sequence[Row], make_worker: Callable[[], SongWorker], pool: Pool) -> None:
     """Take all songs through the heavy stages, and say how far they are."""
     total_s = sum(row["checked"].duration_s for row in todo)
     started = last = time.monotonic()
     done_s = 0.0
-    for count, summary in enumerate(stream(todo, [step]), 1):
+    for count, summary in enumerate(stream(todo, make_worker, pool), 1):
         done_s += summary["duration_s"]
         if count == len(todo) or time.monotonic() - last > PROGRESS_S or sys.stderr.isatty():
             last = time.monotonic()

@@ -1,19 +1,16 @@
 """The worker of a cleaning run: one song from its file to its record."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
 from jobs.clean_survey import quarantine
-from jobs.cluster import Cluster, Row, Step, naming
+from jobs.cluster import Row, naming
 from pipeline.audio import AudioDecodeError
 from pipeline.check_audio import CheckAudio
-from pipeline.clean_song import CleanSettings, finish_song, start_song
+from pipeline.clean_song import finish_song, start_song
 from pipeline.song import Drop
 from pipeline.stage import Stage, run_stages
 from pipeline.transcribe_vocals import explain_drop
-
-GPU_WORKERS = 2  # per GPU: one decodes and aligns on the CPU while the other separates or transcribes
 
 
 class SongWorker:
@@ -47,11 +44,3 @@ class SongWorker:
             self._out, song, drop, row["fingerprint"], seconds=seconds, keep_vocals=self._keep_vocals
         )
         return {name: finished[name] for name in ("song_id", "verdict", "reason", "duration_s")}
-
-
-def build_step(settings: CleanSettings, out: Path, cluster: Cluster, workers: int | None) -> Step:
-    """Return the one step of a cleaning run, with a worker per CPU core or a few per GPU."""
-    device = "cuda" if cluster.num_gpus else "cpu"
-    default = GPU_WORKERS * int(cluster.num_gpus) if cluster.num_gpus else max(1, int(cluster.num_cpus))
-    make_worker = functools.partial(SongWorker, functools.partial(settings.stages, device), out, settings.keep_vocals)
-    return Step(name="clean", make_worker=make_worker, **cluster.pool(1, workers or default))

@@ -1,6 +1,7 @@
-"""Ray, and nothing else of the project: connecting, sizing worker pools, streaming rows through steps."""
+"""Ray, and nothing else of the project: connecting, sizing worker pools, streaming rows through them."""
 
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -16,17 +17,14 @@ if (Path.home() / ".ray" / "auth_token").exists():
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray  # noqa: E402
-from ray import cloudpickle  # noqa: E402
-from ray.data import ActorPoolStrategy, DataContext  # noqa: E402
-from ray.exceptions import RayError  # noqa: E402
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
 DISTRIBUTION = "songbloom-train"
-# Share of all CPUs that worker pools may hold; the rest reads files, so that no pool starves the readers.
-POOL_CPU_SHARE = 0.9
+MAX_RETRIES = 2  # of a row whose worker died, say with its machine or for want of memory
 
 
 class JobError(RuntimeError):
@@ -34,17 +32,11 @@ class JobError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """One step of a stream.
+class Pool:
+    """Worker processes that keep what they load: how many, and what each of them takes of the cluster."""
 
-    `make_worker` builds the callable that maps a row to a row. With `num_workers` 0 it is built anew for every row (for
-    steps without weights); else that many processes build it once each and keep it.
-    """
-
-    name: str
-    make_worker: Callable[[], Callable[[Row], Row]]
-    num_workers: int = 0
-    num_cpus: float = 0.1
+    num_workers: int
+    num_cpus: float
     num_gpus: float = 0.0
 
 
@@ -55,35 +47,22 @@ class Cluster:
     num_cpus: float
     num_gpus: float
 
-    def pool(self, num_pools: int, requested: int | None = None) -> dict[str, Any]:
-        """Return num_workers, num_cpus and num_gpus of one of `num_pools` equal pools of heavy workers.
+    def readers(self) -> Pool:
+        """Return a pool for work without weights: a whole core each, as many at once would only fill the memory."""
+        return Pool(num_workers=max(1, int(self.num_cpus)), num_cpus=min(1.0, self.num_cpus))
 
-        On GPUs every GPU serves one worker of each pool; on CPUs the pools share POOL_CPU_SHARE of all cores.
-        """
-        if self.num_gpus:
-            workers = requested or int(self.num_gpus)
-            share = self.num_gpus / (workers * num_pools)
-            return {
-                "num_workers": workers,
-                "num_cpus": min(1.0, self._cpus_each(workers, num_pools)),
-                "num_gpus": share,
-            }
-        workers = requested or max(1, int(self.num_cpus * POOL_CPU_SHARE / num_pools))
-        return {"num_workers": workers, "num_cpus": self._cpus_each(workers, num_pools), "num_gpus": 0.0}
-
-    def _cpus_each(self, workers: int, num_pools: int) -> float:
-        # Ray counts CPUs in steps of 0.0001; rounding down keeps the sum of all pools under the share.
-        return min(1.0, int(10_000 * self.num_cpus * POOL_CPU_SHARE / (workers * num_pools)) / 10_000)
+    def encoders(self, requested: int | None = None) -> Pool:
+        """Return a pool for work with weights: one worker per GPU, or per core where there is none."""
+        workers = requested or max(1, int(self.num_gpus or self.num_cpus))
+        # Ray counts in steps of 0.0001; rounding down keeps the sum under what there is.
+        shares = (int(10_000 * what / workers) / 10_000 for what in (self.num_cpus, self.num_gpus))
+        num_cpus, num_gpus = shares
+        return Pool(num_workers=workers, num_cpus=min(1.0, num_cpus), num_gpus=num_gpus)
 
 
 def connect() -> Cluster:
     """Join the running Ray cluster, or start one in this process, and return what it has."""
     origin = "going on with the same Ray" if ray.is_initialized() else _join_or_start()
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.issue_detectors_config.detectors = []  # advice on memory for every job
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cluster = Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
     logger.info("%s: %g CPUs, %g GPUs", origin, cluster.num_cpus, cluster.num_gpus)
@@ -120,32 +99,60 @@ def _started_cluster() -> str | None:
     return address
 
 
-def stream(rows: Sequence[Row], steps: Sequence[Step]) -> Iterator[Row]:
-    """Pass every row through all steps, each on its own workers, and yield the results as they finish, in any order.
+def stream(rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]], pool: Pool) -> Iterator[Row]:
+    """Map every row to a row on a pool of workers, and yield the results as they finish, in any order.
+
+    Every process calls `make_worker` once, and takes the next row when it is done with one; few rows make few workers.
 
     Raises:
-        JobError: a worker raised; the message is the worker's.
+        JobError: a worker raised; the message is the worker's. Or it died, and again when the row was tried again.
     """
-    if not rows:
-        return
-    # One row is one block is one task: songs are large, and none waits for another.
-    packed = [{"row": _pack(row)} for row in rows]
-    dataset: ray.data.Dataset = ray.data.from_items(packed, override_num_blocks=len(rows))
-    for step in steps:
-        if step.num_workers:
-            dataset = dataset.map(
-                _worker_class(step.make_worker),  # type: ignore[arg-type]  # a class is as good as a function here
-                compute=ActorPoolStrategy(size=step.num_workers),
-                num_cpus=step.num_cpus,
-                num_gpus=step.num_gpus or None,
-            )
-        else:
-            dataset = dataset.map(_call_once(step.make_worker), num_cpus=step.num_cpus)
+    actor: Any = ray.remote(_Worker)
+    actor = actor.options(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, max_restarts=-1, max_task_retries=MAX_RETRIES)
+    waiting = iter(rows)
+    first_rows = list(itertools.islice(waiting, pool.num_workers))
+    workers = [actor.remote(make_worker) for _ in first_rows]
+    running = {w.process.remote(row): (w, row) for w, row in zip(workers, first_rows, strict=True)}
     try:
-        for result in dataset.iter_rows():
-            yield _unpack(result["row"])
+        while running:
+            done = ray.wait(list(running))[0][0]
+            worker, row = running.pop(done)
+            result = _result(done, row)
+            for following in itertools.islice(waiting, 1):  # before the caller takes its time over the result
+                running[worker.process.remote(following)] = worker, following
+            yield result
+    finally:
+        for worker in workers:
+            ray.kill(worker)
+
+
+def _result(done: Any, row: Row) -> Row:
+    try:
+        result: Row = ray.get(done)
+    except (RayActorError, OutOfMemoryError) as error:
+        times = f"{MAX_RETRIES + 1} times"
+        raise JobError(
+            f"song {_song_id(row)!r}: its worker process died {times}, for want of memory or in a library; give each "
+            f"worker more memory (--workers) or leave the song out, and run again: {error}"
+        ) from error
     except RayError as error:
         raise JobError(_root_message(error)) from error
+    return result
+
+
+def _song_id(row: Row) -> str:
+    return next((str(value.song_id) for value in row.values() if hasattr(value, "song_id")), "")
+
+
+class _Worker:
+    def __init__(self, make_worker: Callable[[], Callable[[Row], Row]]) -> None:
+        self._make_worker = make_worker
+        self._worker: Callable[[Row], Row] | None = None
+
+    def process(self, row: Row) -> Row:
+        if self._worker is None:  # not in __init__: what is raised there reaches nobody as it is
+            self._worker = self._make_worker()
+        return self._worker(row)
 
 
 def _root_message(error: BaseException) -> str:
@@ -163,32 +170,6 @@ def naming(song_id: str) -> Iterator[None]:
     except BaseException as error:
         error.add_note(f"(song {song_id!r})")
         raise
-
-
-# Rows hold objects of ours that Arrow has no type for; as bytes they are an ordinary column. They are pickled as Ray
-# pickles the arguments of every task: nothing from outside is ever unpickled.
-def _pack(row: Row) -> bytes:
-    return bytes(cloudpickle.dumps(row))  # type: ignore[no-untyped-call]
-
-
-def _unpack(data: bytes) -> Row:
-    row: Row = cloudpickle.loads(data)
-    return row
-
-
-def _worker_class(make_worker: Callable[[], Callable[[Row], Row]]) -> type:
-    class Worker:  # a class of its own, as Ray warns of arguments to constructors
-        def __init__(self) -> None:
-            self._worker = make_worker()
-
-        def __call__(self, item: Row) -> Row:
-            return {"row": _pack(self._worker(_unpack(item["row"])))}
-
-    return Worker
-
-
-def _call_once(make_worker: Callable[[], Callable[[Row], Row]]) -> Callable[[Row], Row]:
-    return lambda item: {"row": _pack(make_worker()(_unpack(item["row"])))}
 
 
 def resolve_path(path: Path) -> Path:

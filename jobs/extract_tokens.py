@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster import Row, Step, connect, naming, resolve_path, stream
+from jobs.cluster import Row, connect, naming, resolve_path, stream
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.folder_lock import lock_folder
 from pipeline.audio import AudioDecodeError, decode_audio, hash_file, require_regular_file
@@ -131,9 +131,7 @@ def extract(
     for name in shards.keys() - left.keys():
         finished[name] = _assemble(out, shards[name], failed)
     last = time.monotonic()
-    for count, done in enumerate(
-        stream(rows, [Step(name="encode", make_worker=make_worker, **cluster.pool(1, workers))]), 1
-    ):
+    for count, done in enumerate(stream(rows, make_worker, cluster.encoders(workers)), 1):
         if done["failed"]:
             failed[done["song_id"]] = done["failed"]
             logger.warning("left out: %s: %s", done["song_id"], done["failed"])
@@ -285,9 +283,8 @@ def find_work(source: Path, clean: Path | None, profile: Profile) -> tuple[list[
         "no %s: lyrics are used as found, neither checked nor timed (lyrics_source: raw)", folder / "songs.parquet"
     )
     found = find_songs(source)
-    connect()
-    survey = Step(name="survey", make_worker=functools.partial(Survey, models))
-    surveyed = list(stream([{"source": song} for song in found], [survey]))
+    survey = functools.partial(Survey, models)
+    surveyed = list(stream([{"source": song} for song in found], survey, connect().readers()))
     failed = {row["song_id"]: row["failed"] for row in surveyed if row["failed"]}
     for song_id, reason in sorted(failed.items()):
         logger.warning("left out: %s: %s", song_id, reason)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.cluster import Row, Step, connect, resolve_path, stream
+from jobs.cluster import Row, connect, resolve_path, stream
 from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile, run_command
 from jobs.folder_lock import lock_folder
 from pipeline.audio import AudioDecodeError
@@ -132,9 +132,8 @@ def sample_features(
     make_worker = functools.partial(
         SampleWorker, profile, "cuda" if cluster.num_gpus else "cpu", folder, frames_per_song
     )
-    step = Step(name="features", make_worker=make_worker, **cluster.pool(1, workers))
     failed = {}
-    for count, row in enumerate(stream(todo, [step]), 1):
+    for count, row in enumerate(stream(todo, make_worker, cluster.encoders(workers)), 1):
         if row["failed"]:
             failed[row["song_id"]] = row["failed"]
             logger.warning("left out: %s: %s", row["song_id"], row["failed"])

@@ -34,7 +34,7 @@ class AlignLyrics(Stage):
     """
 
     name: ClassVar[str] = "align_lyrics"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

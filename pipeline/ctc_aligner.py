@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.whisper import TimedWord
@@ -130,7 +129,8 @@ def find_path(log_probs: NDArray[np.float32], targets: Sequence[int]) -> Path:
     Raises:
         ValueError: fewer frames than the targets need, one each and one between equal neighbours.
     """
-    from torchaudio.functional import forced_align  # loads a library of its own
+    import torch
+    from torchaudio.functional import forced_align  # both take long to load: only where words are aligned
 
     repeats = sum(a == b for a, b in zip(targets[:-1], targets[1:], strict=True))
     if not targets or len(log_probs) < len(targets) + repeats:

@@ -1,15 +1,16 @@
 """Vocals out of the mix, by Demucs."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, Audio, fill, resample_mono, rms_dbfs, to_stereo
-from pipeline.demucs_stream import Precision, StreamSeparator
-from pipeline.separator_weights import load_separator
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage, StageError
+
+if TYPE_CHECKING:
+    from pipeline.demucs_stream import Precision
 
 
 class SeparateVocals(Stage):
@@ -35,7 +36,7 @@ class SeparateVocals(Stage):
         overlap: float = 0.25  # of a segment; Demucs' own default
         accompaniment_share: float = 0.0  # of the accompaniment in song.speech, as amplitude
         batch_size: int = 1  # segments of a song that run together: worth it on a GPU only
-        precision: Precision = "float32"
+        precision: "Precision" = "float32"
         device: str = "cpu"
 
     def __init__(self, config: Config) -> None:
@@ -44,6 +45,10 @@ class SeparateVocals(Stage):
 
     def setup(self) -> None:
         """Load the separator."""
+        # Here, as PyTorch takes a second that the job's driver and the workers of the survey need not wait for.
+        from pipeline.demucs_stream import StreamSeparator
+        from pipeline.separator_weights import load_separator
+
         config = self.config
         model = load_separator(config.model_name)
         if "vocals" not in model.sources:

@@ -34,7 +34,7 @@ class TranscribeVocals(Stage):
     """
 
     name: ClassVar[str] = "transcribe_vocals"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from jobs import fit_codebook
+from jobs.cluster import Cluster, Pool
 from pipeline.codebook_fitter import CodebookFitter
 from pipeline.profiles import PROFILES
 
@@ -21,8 +22,8 @@ def run(
     """Run one fit to its end, in this process, songs in an order drawn from `order`: that of so many workers."""
     kill_after_songs = options.pop("kill_after_songs", None)
 
-    def stream(rows: list[dict[str, Any]], steps: list[Any]) -> Iterator[dict[str, Any]]:
-        worker = steps[0].make_worker() if rows else None
+    def stream(rows: list[dict[str, Any]], make_worker: Callable[[], Any], _: Pool) -> Iterator[dict[str, Any]]:
+        worker = make_worker() if rows else None
         for count, row in enumerate(random.Random(order).sample(rows, len(rows))):
             if count == kill_after_songs:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -30,7 +31,7 @@ def run(
             yield worker(row)
 
     patch(fit_codebook, "stream", stream)
-    patch(fit_codebook, "connect", lambda: SimpleNamespace(num_gpus=0, pool=lambda *_: {}))
+    patch(fit_codebook, "connect", lambda: Cluster(1, 0))
     defaults = {"limit": None, "max_vectors": 10_000, "seed": 0, "codebook_dim": 8, "epochs": 3, "workers": None}
     return fit_codebook.fit_codebook(source, out, PROFILES["miniature"], SimpleNamespace(**(defaults | options)))
 

@@ -18,12 +18,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from jobs import extract_tokens
+from jobs.cluster import Cluster
 from pipeline.audio import hash_file
 from pipeline.encode_song import SongToEncode
 from pipeline.profiles import PROFILES
@@ -78,14 +78,14 @@ def make_songs(folder: Path) -> list[SongToEncode]:
 def run(songs: list[SongToEncode], out: Path, seed: int, patch: Callable[..., None] = setattr) -> None:
     """Run one extraction to its end, in this process, songs in an order drawn from `seed`."""
 
-    def stream(rows: list[dict[str, Any]], _: object) -> Iterator[dict[str, Any]]:
+    def stream(rows: list[dict[str, Any]], *_: object) -> Iterator[dict[str, Any]]:
         worker = extract_tokens.EncodeWorker.__new__(extract_tokens.EncodeWorker)
         worker._encoder, worker._progress = TinyEncoder(), out / extract_tokens.PROGRESS
         for row in random.Random(seed).sample(rows, len(rows)):
             yield worker(row)
 
     patch(extract_tokens, "stream", stream)
-    patch(extract_tokens, "connect", lambda: SimpleNamespace(num_gpus=0, pool=lambda *_: {}))
+    patch(extract_tokens, "connect", lambda: Cluster(1, 0))
     patch(extract_tokens, "describe_models", lambda _: {"vae": "tiny"})
     with extract_tokens.lock(out):
         extract_tokens.extract(

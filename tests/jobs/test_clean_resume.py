@@ -6,7 +6,7 @@ The real run with its Ray and models is replaced by a loop over a scripted stage
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from jobs import clean_lyrics
-from jobs.cluster import Cluster
+from jobs.cluster import Cluster, Pool
 from pipeline.clean_song import CleanSettings
 from pipeline.profiles import get_profile
 from pipeline.song import Line, Section, Song, Word
@@ -41,9 +41,8 @@ class SingOneLine(Stage):
 
 @pytest.fixture
 def raw(tmp_path, monkeypatch) -> Path:
-    def stream(rows: list, steps: list) -> Iterator[dict]:
-        (step,) = steps
-        worker = step.make_worker()
+    def stream(rows: list, make_worker: Callable, pool: Pool) -> Iterator[dict]:
+        worker = make_worker()
         yield from (worker(row) for row in rows)
 
     monkeypatch.setattr(clean_lyrics, "connect", lambda: Cluster(2, 0))

@@ -1,28 +1,74 @@
+import json
 from pathlib import Path
 
 import pytest
 
-from jobs.cluster import POOL_CPU_SHARE, Cluster, JobError, resolve_path
+from jobs.cluster import Cluster, JobError, resolve_path
 
 
 @pytest.mark.parametrize("num_cpus", [1, 2, 3, 4, 16, 64])
-@pytest.mark.parametrize("num_pools", [1, 2])
-def test_pools_never_take_all_cpus(num_cpus, num_pools):
-    pool = Cluster(num_cpus, 0).pool(num_pools)
-    taken = pool["num_workers"] * pool["num_cpus"] * num_pools
-    assert pool["num_workers"] >= 1
-    assert 0 < taken <= POOL_CPU_SHARE * num_cpus + 1e-9
+@pytest.mark.parametrize("requested", [None, 1, 3, 7])
+def test_pools_fit_into_the_cluster(num_cpus, requested):
+    cluster = Cluster(num_cpus, 0)
+    for pool in (cluster.readers(), cluster.encoders(requested)):
+        assert pool.num_workers >= 1
+        assert 0 < pool.num_cpus <= 1
+        assert pool.num_workers * pool.num_cpus <= num_cpus
+    assert cluster.encoders(requested).num_workers == (requested or num_cpus)
 
 
-def test_every_gpu_serves_one_worker_of_each_pool():
-    pool = Cluster(16, 4).pool(2)
-    assert (pool["num_workers"], pool["num_gpus"]) == (4, 0.5)
+def test_every_gpu_serves_one_encoder_unless_more_are_asked_for():
+    assert (Cluster(16, 4).encoders().num_workers, Cluster(16, 4).encoders().num_gpus) == (4, 1.0)
+    assert (Cluster(16, 4).encoders(8).num_workers, Cluster(16, 4).encoders(8).num_gpus) == (8, 0.5)
 
 
-def test_more_workers_than_fit_share_what_there_is():
-    pool = Cluster(2, 0).pool(2, requested=3)
-    assert pool["num_workers"] == 3
-    assert 3 * 2 * pool["num_cpus"] <= 1.8
+STREAMS = """
+import json, os
+from collections import namedtuple
+from jobs.cluster import JobError, connect, stream
+
+Song = namedtuple("Song", "song_id")
+
+class Doubling:
+    def __call__(self, row):
+        if row["number"] == 13:
+            raise ValueError("no 13 here")
+        if row["number"] == 666:
+            os._exit(1)
+        return {"number": 2 * row["number"], "pid": os.getpid()}
+
+def broken():
+    raise ValueError("no model there")
+
+def error(numbers, make_worker):
+    try:
+        list(stream([{"number": k, "song": Song("the beast" if k == 666 else "")} for k in numbers], make_worker, pool))
+    except JobError as found:
+        return str(found)
+
+pool = connect().encoders(2)
+print(json.dumps({
+    "mapped": list(stream([{"number": k} for k in range(10)], Doubling, pool)),
+    "nothing": list(stream([], Doubling, pool)),
+    "raises": error([1, 13, 2], Doubling),
+    "cannot_be_made": error([1], broken),
+    "dies": error([1, 666, 2], Doubling),
+}))
+"""
+
+
+@pytest.mark.slow
+def test_streams_over_a_ray_of_their_own(run, tmp_path):
+    (tmp_path / "streams.py").write_text(STREAMS)
+    done = run(tmp_path, "python streams.py")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))  # Ray writes there, too
+    assert sorted(row["number"] for row in found["mapped"]) == list(range(0, 20, 2))
+    assert 1 <= len({row["pid"] for row in found["mapped"]}) <= 2  # workers stay, row after row
+    assert found["nothing"] == []
+    assert found["raises"] == "ValueError: no 13 here"
+    assert found["cannot_be_made"] == "ValueError: no model there"
+    assert found["dies"].startswith("song 'the beast': its worker process died 3 times")
 
 
 def test_relative_paths_mean_the_working_directory(monkeypatch, tmp_path):

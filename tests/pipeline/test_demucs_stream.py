@@ -157,7 +157,7 @@ def test_stems_have_the_rate_and_length_of_the_mix(stage, tmp_path, channels, ra
 
 @pytest.mark.parametrize("rate", [RATE, 12_000])
 def test_vocals_are_written_over_the_mix_after_it_was_read(tmp_path, monkeypatch, rate):
-    monkeypatch.setattr("pipeline.separate_vocals.load_separator", lambda _: make_model())
+    monkeypatch.setattr("pipeline.separator_weights.load_separator", lambda _: make_model())
     monkeypatch.setattr(audio_module.iterate_blocks, "__defaults__", (1_000,))
     stage = SeparateVocals(SeparateVocals.Config(model_name="x", batch_size=2))
     stage.setup()
@@ -176,7 +176,7 @@ def test_silence_stays_silent(stage, tmp_path):
 
 
 def test_a_model_without_vocals_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.separate_vocals.load_separator", lambda _: SimpleModel())
+    monkeypatch.setattr("pipeline.separator_weights.load_separator", lambda _: SimpleModel())
     with pytest.raises(StageError, match=r"sources \['drums'\], expected one named vocals"):
         SeparateVocals(SeparateVocals.Config(model_name="x")).setup()
 

@@ -13,7 +13,7 @@ from pipeline.miniature_training.corpus import Stems, load_corpus
 from pipeline.miniature_training.loop import Schedule, TrainingError, fit
 from pipeline.models import MINIATURE_FOLDER
 from pipeline.semantic_tokens import SemanticTokenizer
-from pipeline.separate_vocals import load_separator
+from pipeline.separator_weights import load_separator
 from pipeline.vae_latents import VaeCodec
 
 TWO_STEPS = Schedule(steps=2, peak_lr=1e-4, warmup_steps=1)

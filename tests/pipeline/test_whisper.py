@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def whisper() -> Whisper:
     with pytest.MonkeyPatch.context() as patch:  # WhisperX takes seconds to load, for a voice detector not asked here
-        patch.setitem(sys.modules, "whisperx.vads", SimpleNamespace(Pyannote=lambda *_, **__: None))
+        patch.setitem(sys.modules, "whisperx.vads", SimpleNamespace(Pyannote=MagicMock()))
         return Whisper("tiny.en")
 
 
