@@ -1,5 +1,6 @@
 """Ray, and nothing else of the project: connecting, sizing worker pools, streaming rows through them."""
 
+import ctypes
 import importlib.metadata
 import itertools
 import json
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 DISTRIBUTION = "songbloom-train"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 MAX_RETRIES = 2  # of a row whose worker died, say with its machine or for want of memory
 
 
@@ -126,6 +128,18 @@ def stream(rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]],
             ray.kill(worker)
 
 
+def _keep_freed_memory() -> None:
+    """Let this process keep a few hundred megabytes that it frees, where the C library is glibc.
+
+    A network takes and frees the same tens of megabytes for every segment. Giving them back and having them cleared
+    anew takes an eighth of a separation's time on a CPU.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 512 << 20)
+        mallopt(M_MMAP_THRESHOLD, 64 << 20)  # what is larger, as a song's samples, does go back
+
+
 def _result(done: Any, row: Row) -> Row:
     try:
         result: Row = ray.get(done)
@@ -146,6 +160,7 @@ def _song_id(row: Row) -> str:
 
 class _Worker:
     def __init__(self, make_worker: Callable[[], Callable[[Row], Row]]) -> None:
+        _keep_freed_memory()
         self._make_worker = make_worker
         self._worker: Callable[[Row], Row] | None = None
 

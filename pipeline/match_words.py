@@ -25,11 +25,11 @@ def is_han(character: str) -> bool:
 @functools.lru_cache(maxsize=100_000)
 def sound_key(word: str) -> str:
     """Return a spelling in which words that sound alike look alike: toneless pinyin for Han, else plain letters."""
-    from pypinyin import Style, lazy_pinyin  # its dictionary takes a second to load
-
     key = []
     for char in unicodedata.normalize("NFKD", word.casefold()):
         if is_han(char):
+            from pypinyin import Style, lazy_pinyin  # its dictionary takes a second to load
+
             key += lazy_pinyin(char, style=Style.NORMAL)
         elif char.isalnum():
             key.append(char)
