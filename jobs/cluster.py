@@ -146,8 +146,8 @@ def _result(done: Any, row: Row) -> Row:
     except (RayActorError, OutOfMemoryError) as error:
         times = f"{MAX_RETRIES + 1} times"
         raise JobError(
-            f"song {_song_id(row)!r}: its worker process died {times}, for want of memory or in a library; give each "
-            f"worker more memory (--workers) or leave the song out, and run again: {error}"
+            f"song {_song_id(row)!r}: its worker process died {times}, for want of memory or in a library; run fewer "
+            f"workers (--workers) or leave the song out, and run again: {error}"
         ) from error
     except RayError as error:
         raise JobError(_root_message(error)) from error

@@ -138,7 +138,7 @@ def load_acoustic_model(name: str, *, device: str = "cpu") -> AcousticModel:
     if name == MINIATURE:
         from pipeline.phone_recogniser import PhoneRecogniser
 
-        return PhoneRecogniser(name)
+        return PhoneRecogniser(name, device=device)
     from pipeline.wav2vec2 import Wav2Vec2
 
     return Wav2Vec2(name, device=device)

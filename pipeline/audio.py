@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -204,7 +205,9 @@ def resample(samples: Audio, from_rate: int, to_rate: int) -> Audio:
     return fill(target, resample_blocks(iterate_blocks(samples), from_rate, to_rate))
 
 
-def resample_blocks(blocks: Iterable[Audio], from_rate: int, to_rate: int) -> Iterator[Audio]:
+def resample_blocks(
+    blocks: Iterable[Audio], from_rate: int, to_rate: int, quality: Literal["HQ", "LQ"] = "HQ"
+) -> Iterator[Audio]:
     """Resample a stream of blocks [C, n]; joined they are what the whole would give, to the last bit."""
     if from_rate == to_rate:
         yield from blocks
@@ -214,7 +217,7 @@ def resample_blocks(blocks: Iterable[Audio], from_rate: int, to_rate: int) -> It
     for block in blocks:
         if stream is None:
             num_channels = len(block)
-            stream = soxr.ResampleStream(from_rate, to_rate, num_channels, dtype="float32", quality="HQ")
+            stream = soxr.ResampleStream(from_rate, to_rate, num_channels, dtype="float32", quality=quality)
         yield stream.resample_chunk(np.ascontiguousarray(block.T)).T
     if stream is not None:
         yield stream.resample_chunk(np.empty((0, num_channels), np.float32), last=True).T

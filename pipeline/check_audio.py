@@ -1,14 +1,14 @@
 """Decode a song and measure it before anything costly runs: length, level, clipping, bandwidth, stereo image."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 from scipy.fft import rfft
 
-from pipeline.audio import Audio, DecodedAudio, decode_audio, rms_dbfs, to_mono
+from pipeline.audio import Audio, DecodedAudio, decode_audio, iterate_blocks, resample_blocks, rms_dbfs, to_mono
 from pipeline.audio_fingerprint import fingerprint_audio
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage
@@ -177,8 +177,8 @@ def _measure_stereo(samples: Audio) -> dict[str, float]:
 
 
 def _true_peak(samples: Audio, sample_rate: int) -> float:
-    up = soxr.resample(samples.T, sample_rate, TRUE_PEAK_OVERSAMPLING * sample_rate, quality="LQ")
-    return max(float(np.max(np.abs(up))), float(np.max(np.abs(samples))))
+    up = resample_blocks(iterate_blocks(samples), sample_rate, TRUE_PEAK_OVERSAMPLING * sample_rate, quality="LQ")
+    return max(float(np.abs(block).max(initial=0.0)) for block in itertools.chain(up, iterate_blocks(samples)))
 
 
 def _spectrum_db(mono: Audio) -> NDArray[np.float64]:

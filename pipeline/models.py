@@ -221,11 +221,10 @@ def _packaged_whisper_base(request: _Request) -> Path | None:
 
 
 def _packaged_phone_recogniser(request: _Request) -> Path:
-    name = "asr_waveform_fp16.onnx"
-    folder = _package_folder(request, "hama", "assets", name)
+    folder = _package_folder(request, "hama", "assets", "asr_waveform.hama")
     if folder is None:
-        raise request.not_found("pip install hama==1.3.13, the last release in this format")
-    return folder / name
+        raise request.not_found("pip install hama==1.7.0")
+    return folder / "asr_waveform.hama"
 
 
 def _package_folder(request: _Request, package: str, folder: str, file_name: str) -> Path | None:

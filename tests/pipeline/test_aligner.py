@@ -105,5 +105,5 @@ def test_what_is_checked_before_any_work(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "model.safetensors").write_text("x")
     assert len(check_aligner(str(tmp_path), "auto")) == 64
     monkeypatch.setattr(models, "_package_folder", lambda *_: None)
-    with pytest.raises(ModelNotFoundError, match=r"stage 'aligner' not found \(pip install hama==1\.3\.13,"):
+    with pytest.raises(ModelNotFoundError, match=r"stage 'aligner' not found \(pip install hama==1\.7\.0\)"):
         check_aligner("miniature", "en")

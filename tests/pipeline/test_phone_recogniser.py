@@ -1,19 +1,22 @@
 """The packaged phoneme recogniser: how it spells, and where it places the words of real singing voices."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from pipeline.aligner import Aligners, SongAligner
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, resample, to_mono
-from pipeline.models import ModelFileError
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
+from pipeline.models import ModelFileError, resolve_model
 from pipeline.song import Word
 
-pytest.importorskip("hama", reason="the package hama is not installed: pip install hama==1.3.13")
+pytest.importorskip("hama", reason="the package hama is not installed: pip install hama==1.7.0")
 
+from pipeline.phone_conformer import load_phone_conformer  # noqa: E402
 from pipeline.phone_recogniser import PhoneRecogniser  # noqa: E402  # after the check that its package is there
 
 
@@ -53,9 +56,43 @@ def test_rows_are_probabilities_and_silence_is_blank(model: PhoneRecogniser) -> 
     assert len(model.listen(np.zeros(0, np.float32))) == 1
 
 
+def test_the_network_is_that_of_the_package_s_own_engine() -> None:
+    from hama.asr import ASRModel
+
+    path = resolve_model("miniature", "aligner")
+    song = decode_audio(Path(__file__).resolve().parents[2] / "jobs" / "demo_songs" / "01_clean" / "mixture.opus")
+    samples = to_mono(resample(song.samples, song.sample_rate, SPEECH_SAMPLE_RATE_HZ))[12 * 16_000 : 15 * 16_000]
+    lengths = np.array([len(samples)], dtype=np.int64)
+    session = ASRModel(model_path=path).session
+    expected = session.run(["log_probs"], {"waveform": samples[None], "waveform_lengths": lengths})[0][0]
+    with torch.inference_mode():
+        found = load_phone_conformer(path)(torch.from_numpy(np.stack([samples, -samples]))).exp().numpy()
+    assert found.shape == (2, *expected.shape)
+    np.testing.assert_allclose(
+        found[0], np.exp(expected), atol=5e-3
+    )  # 2e-3 measured: the engine rounds its exponentials
+    assert len(set(expected.argmax(axis=1))) > 5  # sounds, not only blanks
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: b"PK" + data[2:], "begins with"),
+        (lambda data: data[:3_000], "its table of tensors cannot be read"),
+        (lambda data: data[:1_000_000], "bytes of"),
+        (lambda data: data.replace(b"blocks.3.conv.norm.bias", b"blocks.3.conv.norm.bios"), "conv.norm.bias"),
+    ],
+)
+def test_a_spoilt_file_of_weights_is_refused(tmp_path: Path, spoil: Callable[[bytes], bytes], message: str) -> None:
+    path = tmp_path / "spoilt.hama"
+    path.write_bytes(spoil(resolve_model("miniature", "aligner").read_bytes()))
+    with pytest.raises(ModelFileError, match=message):
+        load_phone_conformer(path)
+
+
 def test_a_package_with_other_symbols_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.letter_sounds.SOUNDS", frozenset({"no such sound"}))
-    with pytest.raises(ModelFileError, match=r"no symbol 'no such sound', expected those of hama 1\.3\.13"):
+    with pytest.raises(ModelFileError, match=r"no symbol 'no such sound', expected those of hama 1\.7\.0"):
         PhoneRecogniser("miniature")
 
 
