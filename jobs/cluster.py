@@ -111,18 +111,20 @@ def stream(rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]],
     """
     actor: Any = ray.remote(_Worker)
     actor = actor.options(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, max_restarts=-1, max_task_retries=MAX_RETRIES)
-    waiting = iter(rows)
-    first_rows = list(itertools.islice(waiting, pool.num_workers))
-    workers = [actor.remote(make_worker) for _ in first_rows]
-    running = {w.process.remote(row): (w, row) for w, row in zip(workers, first_rows, strict=True)}
+    workers = [actor.remote(make_worker) for _ in range(min(pool.num_workers, len(rows)))]
+    waiting, num_left = iter(rows), len(rows)
+    # A worker gets its first row when it has started: on a busy cluster some may never do.
+    running: dict[Any, tuple[Any, Row]] = {worker.start.remote(): (worker, {}) for worker in workers}
     try:
-        while running:
+        while num_left:
             done = ray.wait(list(running))[0][0]
             worker, row = running.pop(done)
             result = _result(done, row)
             for following in itertools.islice(waiting, 1):  # before the caller takes its time over the result
                 running[worker.process.remote(following)] = worker, following
-            yield result
+            if row:
+                num_left -= 1
+                yield result
     finally:
         for worker in workers:
             ray.kill(worker)
@@ -146,7 +148,7 @@ def _result(done: Any, row: Row) -> Row:
     except (RayActorError, OutOfMemoryError) as error:
         times = f"{MAX_RETRIES + 1} times"
         raise JobError(
-            f"song {_song_id(row)!r}: its worker process died {times}, for want of memory or in a library; run fewer "
+            f"song {_song_id(row)!r}: the worker process died {times}, for want of memory or in a library; run fewer "
             f"workers (--workers) or leave the song out, and run again: {error}"
         ) from error
     except RayError as error:
@@ -159,14 +161,21 @@ def _song_id(row: Row) -> str:
 
 
 class _Worker:
+    """A process that maps rows; where it is started anew after its death it has to be made anew as well."""
+
     def __init__(self, make_worker: Callable[[], Callable[[Row], Row]]) -> None:
         _keep_freed_memory()
         self._make_worker = make_worker
         self._worker: Callable[[Row], Row] | None = None
 
-    def process(self, row: Row) -> Row:
+    def start(self) -> Row:
         if self._worker is None:  # not in __init__: what is raised there reaches nobody as it is
             self._worker = self._make_worker()
+        return {}
+
+    def process(self, row: Row) -> Row:
+        self.start()
+        assert self._worker is not None
         return self._worker(row)
 
 

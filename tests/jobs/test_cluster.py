@@ -68,7 +68,7 @@ def test_streams_over_a_ray_of_their_own(run, tmp_path):
     assert found["nothing"] == []
     assert found["raises"] == "ValueError: no 13 here"
     assert found["cannot_be_made"] == "ValueError: no model there"
-    assert found["dies"].startswith("song 'the beast': its worker process died 3 times")
+    assert found["dies"].startswith("song 'the beast': the worker process died 3 times")
 
 
 def test_relative_paths_mean_the_working_directory(monkeypatch, tmp_path):
