@@ -17,8 +17,8 @@ from pipeline.models import resolve_model
 MAX_WINDOW_S = 30.0  # Whisper's receptive field
 # WhisperX's defaults for its bundled voice activity model: probability at which the voice sets in and ends.
 VAD_ONSET, VAD_OFFSET = 0.5, 0.363
-# Its windows of 5 s begin so far apart. WhisperX's 0.5 s take 2.5 times as long: 30 % of a transcription on a CPU; the
-# windows of voice that come out differ by 0.1 s at most in 14 of 15 songs.
+# Its windows of 5 s begin so far apart. WhisperX's 0.5 s take 2.5 times as long, 30 % of a transcription on a CPU, and
+# find voice no better (pipeline/README.md).
 VAD_STEP_S = 1.25
 FRAME_S, MAX_FRAMES = 0.01, 3000  # of the encoder's input
 # Silence after a window that is not padded to 30 s: 10 s of singing are encoded five times as fast, and the scores of
