@@ -61,7 +61,7 @@ def clean(
         logger.info("%d songs to listen to, %d finished before", len(todo), num_finished)
         # The longest first: no core waits long for the last song.
         todo.sort(key=lambda row: (-row["checked"].duration_s, row["source"].song_id))
-        stages = functools.partial(settings.stages, "cuda" if cluster.num_gpus else "cpu")
+        stages = functools.partial(settings.stages, cluster.device)
         make_worker = functools.partial(SongWorker, stages, out, settings.keep_vocals)
         _listen(todo, make_worker, cluster.encoders(workers or WORKERS_PER_GPU * int(cluster.num_gpus)))
         return write_outputs(out, songs, settings, time.monotonic() - started, num_finished)

@@ -49,6 +49,11 @@ class Cluster:
     num_cpus: float
     num_gpus: float
 
+    @property
+    def device(self) -> str:
+        """What models run on: "cuda" or "cpu"."""
+        return "cuda" if self.num_gpus else "cpu"
+
     def readers(self) -> Pool:
         """Return a pool for work without weights: a whole core each, as many at once would only fill the memory."""
         return Pool(num_workers=max(1, int(self.num_cpus)), num_cpus=min(1.0, self.num_cpus))
@@ -57,8 +62,7 @@ class Cluster:
         """Return a pool for work with weights: one worker per GPU, or per core where there is none."""
         workers = requested or max(1, int(self.num_gpus or self.num_cpus))
         # Ray counts in steps of 0.0001; rounding down keeps the sum under what there is.
-        shares = (int(10_000 * what / workers) / 10_000 for what in (self.num_cpus, self.num_gpus))
-        num_cpus, num_gpus = shares
+        num_cpus, num_gpus = (int(10_000 * what / workers) / 10_000 for what in (self.num_cpus, self.num_gpus))
         return Pool(num_workers=workers, num_cpus=min(1.0, num_cpus), num_gpus=num_gpus)
 
 
@@ -146,10 +150,9 @@ def _result(done: Any, row: Row) -> Row:
     try:
         result: Row = ray.get(done)
     except (RayActorError, OutOfMemoryError) as error:
-        times = f"{MAX_RETRIES + 1} times"
         raise JobError(
-            f"song {_song_id(row)!r}: the worker process died {times}, for want of memory or in a library; run fewer "
-            f"workers (--workers) or leave the song out, and run again: {error}"
+            f"song {_song_id(row)!r}: the worker process died {MAX_RETRIES + 1} times, for want of memory or in a "
+            f"library; run fewer workers (--workers) or leave the song out, and run again: {error}"
         ) from error
     except RayError as error:
         raise JobError(_root_message(error)) from error

@@ -124,7 +124,7 @@ def extract(
         for name in (INDEX_NAME, INFO_NAME):
             (out / name).unlink(missing_ok=True)
     cluster = connect()
-    make_worker = functools.partial(EncodeWorker, profile, "cuda" if cluster.num_gpus else "cpu", out / PROGRESS)
+    make_worker = functools.partial(EncodeWorker, profile, cluster.device, out / PROGRESS)
     failed: dict[str, str] = {}
     left = Counter(row["shard"] for row in rows)
     shards = {shard.name: shard for shard in pending}

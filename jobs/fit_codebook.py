@@ -129,9 +129,7 @@ def sample_features(
     todo = [{"source": song} for song in songs if not (folder / _file_name(song.song_id)).exists()]
     logger.info("%d songs, up to %d frames of each; %d songs to go", len(songs), frames_per_song, len(todo))
     cluster = connect()
-    make_worker = functools.partial(
-        SampleWorker, profile, "cuda" if cluster.num_gpus else "cpu", folder, frames_per_song
-    )
+    make_worker = functools.partial(SampleWorker, profile, cluster.device, folder, frames_per_song)
     failed = {}
     for count, row in enumerate(stream(todo, make_worker, cluster.encoders(workers)), 1):
         if row["failed"]:

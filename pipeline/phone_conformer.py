@@ -3,8 +3,7 @@
 The package runs them in an engine of its own, one window at a time on one CPU core; here a window takes a tenth of the
 time, windows run together, and a GPU will do. tests/pipeline/test_phone_recogniser.py compares the two.
 
-A Conformer (arXiv:2005.08100) over log mel energies, without positions. Blocks map [windows, frames,
-width] to the same.
+A Conformer (arXiv:2005.08100) over log mel energies, without positions.
 """
 
 import struct
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.models import ModelFileError
+from pipeline.weights import check_tensors
 
 HOP_SAMPLES = 160  # of the spectrum at 16 kHz; the stem halves the frames
 NUM_HEADS = 4
@@ -114,12 +114,14 @@ def load_phone_conformer(path: Path) -> PhoneConformer:
     Raises:
         ModelFileError: the file is cut, holds something else, or is of another release.
     """
+    packed = read_pack(path)
     try:
-        tensors = _name_tensors(read_pack(path))
+        tensors = _name_tensors(packed)
         model = PhoneConformer(tensors)
-        model.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path}: {error}; expected the recogniser of hama 1.7.0") from error
+    check_tensors(tensors, model.state_dict(), path)
+    model.load_state_dict(tensors)
     return model.eval()
 
 

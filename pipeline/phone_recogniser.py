@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline import letter_sounds
@@ -16,6 +17,7 @@ from pipeline.acoustic_model import count_frames, listen_in_windows
 from pipeline.ctc_aligner import Spelling
 from pipeline.match_words import is_han
 from pipeline.models import ModelFileError, resolve_model
+from pipeline.phone_conformer import load_phone_conformer
 from pipeline.phonemes_english import read_phrase
 from pipeline.phonemes_mandarin import read_chinese
 from pipeline.phonemes_numbers import expand_chinese
@@ -74,8 +76,6 @@ class PhoneRecogniser:
         path = resolve_model(name, "aligner")
         from hama.vocab import Vocabulary
 
-        from pipeline.phone_conformer import load_phone_conformer
-
         self.name, self._device = "hama", device
         self._batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
         self._model = load_phone_conformer(path).to(device)
@@ -118,8 +118,6 @@ class PhoneRecogniser:
         return tuple(tuple(self._ids[symbol] for symbol in sound.split()) for sound in sounds)
 
     def _run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        import torch
-
         with torch.inference_mode():
             log_probs = self._model(torch.from_numpy(windows).to(self._device))
         result: NDArray[np.float32] = log_probs.cpu().numpy()

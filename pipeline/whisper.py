@@ -77,7 +77,7 @@ class Whisper:
             self.vad.vad_pipeline._segmentation.step = VAD_STEP_S  # WhisperX hands no such setting down
         self.model = self._model.model  # the ctranslate2.models.Whisper itself
         self._last_window: tuple[NDArray[np.float32], int, int, Any] | None = None
-        self._last_reading: tuple[Any, list[int], Any] | None = None
+        self._last_reading: tuple[Any, list[int], str, Any] | None = None
         self.is_multilingual = bool(self._model.model.is_multilingual)
         self.languages = tuple(self._model.supported_languages)
 
@@ -201,10 +201,11 @@ class Whisper:
 
         Whoever asks where words are asks for their evidence next: both come from one pass of the decoder.
         """
-        if self._last_reading is None or self._last_reading[0] is not encoded or self._last_reading[1] != text:
+        last = self._last_reading
+        if last is None or last[0] is not encoded or last[1:3] != (text, language):
             result = self.model.align(encoded, self._tokenizer(language).sot_sequence, [text], num_frames)[0]
-            self._last_reading = encoded, text, result
-        return self._last_reading[2]
+            self._last_reading = last = encoded, text, language, result
+        return last[3]
 
     @functools.lru_cache(maxsize=256)  # noqa: B019  # one Whisper lives as long as its process
     def _silent_logprobs(self, lines: tuple[tuple[int, ...], ...], language: str) -> NDArray[np.float64]:

@@ -68,9 +68,8 @@ def test_the_network_is_that_of_the_package_s_own_engine() -> None:
     with torch.inference_mode():
         found = load_phone_conformer(path)(torch.from_numpy(np.stack([samples, -samples]))).exp().numpy()
     assert found.shape == (2, *expected.shape)
-    np.testing.assert_allclose(
-        found[0], np.exp(expected), atol=5e-3
-    )  # 2e-3 measured: the engine rounds its exponentials
+    # 2e-3 measured: the engine rounds its exponentials.
+    np.testing.assert_allclose(found[0], np.exp(expected), atol=5e-3)
     assert len(set(expected.argmax(axis=1))) > 5  # sounds, not only blanks
 
 
