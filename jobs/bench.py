@@ -65,7 +65,8 @@ def time_ours(setup: Setup, run: int) -> tuple[float, dict[str, Any]]:
     """Return the wall seconds of one cleaning run into an empty folder, and its totals."""
     command = [sys.executable, str(Path(__file__).with_name("clean_lyrics.py"))]
     command += ["--in", str(setup.source), "--out", str(setup.folder / f"clean{run}"), "--profile", setup.profile.name]
-    command += ["--separator", setup.profile.separator, "--asr", setup.profile.asr]
+    for stage in MODELS:
+        command += [f"--{stage}", getattr(setup.profile, stage)]
     # Ray's workers give way to other programs unless told otherwise; the rival's do not.
     seconds, output = _time(command, os.environ | {"RAY_worker_niceness": "0"})
     totals: dict[str, Any] = json.loads(output.splitlines()[-1])
@@ -167,7 +168,7 @@ def main() -> tuple[dict[str, Any], int]:
     parser.add_argument(
         "--in", dest="source", type=Path, default=default, help="folder of songs (default: the bundled ones)"
     )
-    add_model_flags(parser, ("separator", "asr"))
+    add_model_flags(parser, ("separator", "asr", "verifier"))
     parser.set_defaults(profile=os.environ.get("SONGBLOOM_PROFILE", "miniature"))
     parser.add_argument("--limit", type=int, help="only the first N songs with lyrics")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side (default: 3)")

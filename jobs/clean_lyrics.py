@@ -141,7 +141,7 @@ def parse_arguments() -> argparse.Namespace:
         "lyrics.txt beside each file; or a manifest (.jsonl, .csv, .parquet with the column audio) (default: raw/)"
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("clean"), help="folder to write to (default: clean/)")
-    add_model_flags(parser, ("separator", "asr"))
+    add_model_flags(parser, ("separator", "asr", "verifier", "aligner"))
     parser.add_argument(
         "--language", default="auto", help="ISO 639-1 code that all songs are taken to be in (default: auto: what is "
         "sung in each; a manifest's and the lyrics' language are hints)"

@@ -14,7 +14,7 @@ from jobs.cluster import JobError
 from model.config import ConfigError
 from pipeline.inputs import InputError
 from pipeline.lyrics_encoding import LyricsError
-from pipeline.models import ModelFileError, ModelNotFoundError
+from pipeline.models import STAGES, ModelFileError, ModelNotFoundError
 from pipeline.profiles import PROFILES, Profile, ProfileError, get_profile
 from shards.schema import ShardError
 
@@ -61,7 +61,7 @@ def add_model_flags(parser: CommandParser, stages: Sequence[str]) -> None:
 def read_profile(arguments: argparse.Namespace) -> Profile:
     """Return the profile of a command line, with the models that it names."""
     profile = get_profile(arguments.profile)
-    named = {stage: getattr(arguments, stage, None) for stage in ("separator", "asr", "muq", "codebook", "vae")}
+    named = {stage: getattr(arguments, stage, None) for stage in STAGES}
     return replace(profile, **{stage: name for stage, name in named.items() if name})
 
 

@@ -18,7 +18,7 @@ from pipeline.repair_line import repair_line
 from pipeline.song import Drop, DroppedLine, Line, Song, Word
 from pipeline.stage import Stage
 from pipeline.sung_audio import SungAudio
-from pipeline.whisper import Whisper, load_whisper
+from pipeline.whisper import LanguageError, Whisper, load_whisper
 
 NUM_SHUFFLES = 10  # enough to know their mean to a hundredth
 
@@ -30,7 +30,7 @@ class AlignLyrics(Stage):
     Adds:   song.header_labels, song.lines, song.words, song.dropped; metrics evidence (see `measure_evidence`),
             coverage (share of what was heard that the given lines explain), cer (character error rate of kept lines
             against what was heard), mean_score (of the words), given_found (share of the given words that were heard)
-    Drops:  "no_lyrics", "lyrics_mismatch", "low_coverage"
+    Drops:  "no_lyrics", "lyrics_mismatch", "low_coverage", "language" if the verifier does not know it
     """
 
     name: ClassVar[str] = "align_lyrics"
@@ -40,7 +40,7 @@ class AlignLyrics(Stage):
     class Config:
         """Model and thresholds of the verdict."""
 
-        model_name: str  # of the recogniser
+        model_name: str  # of the Whisper that scores lines and places words
         aligner_name: str = "whisper"  # as `pipeline.aligner.Aligners` takes it
         device: str = "cpu"
         threads: int = 1
@@ -56,8 +56,10 @@ class AlignLyrics(Stage):
         self.config = config
 
     def setup(self) -> None:
-        """Load the recogniser; a CTC model loads with the first song of its language."""
-        self._whisper: Whisper = load_whisper(self.config.model_name, self.config.device, self.config.threads)
+        """Load the verifier; a CTC model loads with the first song of its language."""
+        self._whisper: Whisper = load_whisper(
+            self.config.model_name, "verifier", self.config.device, self.config.threads
+        )
         self._aligners = Aligners(self.config.aligner_name, device=self.config.device)
 
     def process(self, song: Song) -> Song | Drop:
@@ -73,6 +75,10 @@ class AlignLyrics(Stage):
             return adopt_transcript(song)
         if not candidates:
             return Drop("no_lyrics", "no line to sing in the given lyrics")
+        try:
+            self._whisper.require_language(song.language)
+        except LanguageError as error:
+            return _leave(song, candidates, Drop("language", str(error)))
         heard = song.transcript.words
         locate_lines(candidates, heard)
         locate_expected(candidates, heard)
@@ -81,16 +87,15 @@ class AlignLyrics(Stage):
         song.metrics["evidence"] = measure_evidence(candidates, heard)
         song.metrics.update(_agreement(candidates, lines, heard))
         if drop := self._judge(song, candidates, audio):
-            song.dropped += [DroppedLine(c.text, "not_sung", c.line_number) for c in candidates]
-            return drop
+            return _leave(song, candidates, drop)
         estimate_times(lines, heard)
         lines = match_repetitions(candidates, lines, audio)
         lines = find_sung(candidates, lines, heard, audio)
         for line in lines:
             repair_line(line, heard, audio)
         if not lines:
-            song.dropped += [DroppedLine(c.text, "not_sung", c.line_number) for c in candidates]
-            return Drop("low_coverage", "no given line is borne out by the audio where it was expected")
+            reason = "no given line is borne out by the audio where it was expected"
+            return _leave(song, candidates, Drop("low_coverage", reason))
         place_words(lines, audio)
         _fill_song(song, lines, [c for c in candidates if c not in lines])
         song.metrics["mean_score"] = float(np.mean([w.score for w in song.words]))
@@ -109,6 +114,12 @@ class AlignLyrics(Stage):
         if evidence < self.config.min_evidence:
             return Drop("lyrics_mismatch", f"evidence {evidence:.2f}, expected {self.config.min_evidence:g}")
         return Drop("low_coverage", f"the given lines explain {coverage:.0%} of what was heard")
+
+
+def _leave(song: Song, candidates: Sequence[Candidate], drop: Drop) -> Drop:
+    """Write down that no line is kept of a song that is dropped."""
+    song.dropped += [DroppedLine(c.text, "not_sung", c.line_number) for c in candidates]
+    return drop
 
 
 def _drop_adlibs(lines: Sequence[LyricLine]) -> list[DroppedLine]:

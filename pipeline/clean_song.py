@@ -23,7 +23,7 @@ from pipeline.stage import Stage
 from pipeline.transcribe_vocals import TranscribeVocals
 
 STAGES: tuple[type[Stage], ...] = (CheckAudio, ReadAudio, SeparateVocals, TranscribeVocals, AlignLyrics, LabelSections)
-MODELS = ("separator", "asr")  # what the stages load
+MODELS = ("separator", "asr", "verifier")  # what the stages load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +54,6 @@ class CleanSettings:
 
     def stages(self, device: str, threads: int = 1) -> list[Stage]:
         """Return the stages that a song passes after its cheap checks."""
-        asr = self.profile.asr
         return [
             ReadAudio(),
             SeparateVocals(
@@ -68,11 +67,13 @@ class CleanSettings:
                 )
             ),
             TranscribeVocals(
-                TranscribeVocals.Config(model_name=asr, device=device, threads=threads, language=self.language)
+                TranscribeVocals.Config(
+                    model_name=self.profile.asr, device=device, threads=threads, language=self.language
+                )
             ),
             AlignLyrics(
                 AlignLyrics.Config(
-                    model_name=asr,
+                    model_name=self.profile.verifier,
                     aligner_name=self.profile.aligner,
                     device=device,
                     threads=threads,

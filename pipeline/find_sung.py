@@ -15,7 +15,7 @@ from pipeline.locate_lines import (
 )
 from pipeline.match_words import sound_key
 from pipeline.place_words import place_words, support_alone, widened
-from pipeline.search_lines import MIN_SUPPORT, search_free, search_missing
+from pipeline.search_lines import MIN_SUPPORT, Span, search_free, search_missing
 from pipeline.song import Word
 from pipeline.sung_audio import SungAudio
 
@@ -38,9 +38,10 @@ def find_sung(
         audio: the song.
     """
     lines, sung = found, None
+    in_vain: list[Span] = []
     for _ in range(MAX_SEARCHES):
         lines = _in_order([*lines, *search_missing(candidates, lines, audio)])
-        lines = _in_order([*lines, *search_free(candidates, lines, audio)])
+        lines = _in_order([*lines, *search_free(candidates, lines, audio, in_vain)])
         recovered = recover_lines(lines, heard)
         estimate_times(recovered, heard)
         recovered = [_known_line(line, candidates, audio) for line in recovered]

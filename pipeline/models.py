@@ -20,7 +20,7 @@ from pipeline.aligner_models import ALIGNER_REPOSITORIES
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("separator", "asr", "aligner", "muq", "codebook", "vae")
+STAGES = ("separator", "asr", "verifier", "aligner", "muq", "codebook", "vae")
 MINIATURE = "miniature"
 MINIATURE_FOLDER = Path(__file__).resolve().parent / "miniatures"
 
@@ -29,10 +29,12 @@ _MODEL_SUFFIXES = _WEIGHT_SUFFIXES | {".json", ".yaml", ".txt"}
 _MAX_CONFIG_BYTES = 10 << 20  # a config.json is a few kB
 _HASH_CHUNK_BYTES = 1 << 20
 
+_WHISPER_FILES = ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"]
 # Which of a hub repository's files a stage reads; a snapshot without them is incomplete.
 _HUB_FILES = {
     "separator": ["*.yaml", "*.safetensors"],
-    "asr": ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"],
+    "asr": _WHISPER_FILES,
+    "verifier": _WHISPER_FILES,
     "aligner": ["config.json", "preprocessor_config.json", "vocab.json", "model.safetensors", "pytorch_model.bin"],
     "muq": ["config.json", "model.safetensors"],
     "codebook": ["config.json", "model.safetensors"],
@@ -90,7 +92,7 @@ def resolve_model(name: str, stage: str) -> Path:
 
     Args:
         name: a local path, a hub id ("owner/repository", or "owner/repository/file"), "miniature", or a short name:
-            Demucs models for "separator", Whisper sizes for "asr", "wav2vec2-<language>" for "aligner".
+            Demucs models for "separator", Whisper sizes for "asr" and "verifier", "wav2vec2-<language>" for "aligner".
         stage: one of `STAGES`.
 
     Raises:
@@ -109,7 +111,7 @@ def resolve_model(name: str, stage: str) -> Path:
 
 def _resolve_known_name(request: _Request) -> Path | None:
     name, stage = request.name, request.stage
-    if stage == "asr":
+    if stage in ("asr", "verifier"):
         name = "base" if name == MINIATURE else name
         packaged = {"tiny.en": _packaged_whisper_tiny_en, "base": _packaged_whisper_base}
         if name in packaged and (path := packaged[name](request)) is not None:

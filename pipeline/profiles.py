@@ -15,7 +15,8 @@ class Profile:
     name: str
     separator: str
     asr: str
-    aligner: str  # as `pipeline.aligner.Aligners` takes it
+    verifier: str  # the Whisper that says how likely given lines are, and where their words are
+    aligner: str  # a second ear for word times, as `pipeline.aligner.Aligners` takes it
     muq: str
     muq_layer: int  # entry of MuQ's hidden states: 0 is the input of the first layer
     codebook: str
@@ -39,6 +40,7 @@ PROFILES = {
         name="full",
         separator="htdemucs",
         asr="large-v3",
+        verifier="base",  # the search's thresholds were measured with it, and it asks many times
         aligner="wav2vec2",  # WhisperX's model of the song's language, Whisper's attention where there is none
         muq="OpenMuQ/MuQ-large-msd-iter",
         muq_layer=6,  # a middle layer, as LeVo takes; SongBloom's own is unpublished
@@ -50,6 +52,7 @@ PROFILES = {
         separator=MINIATURE,
         accompaniment_share=0.5,
         asr=MINIATURE,
+        verifier=MINIATURE,
         aligner=MINIATURE,
         muq=MINIATURE,
         muq_layer=3,

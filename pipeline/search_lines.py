@@ -20,8 +20,10 @@ MIN_WINDOW_S = 1.0
 MIN_APART = math.ceil(WINDOW_S / HOP_S)  # windows, of equal lines
 MIN_VOICE_SHARE = 0.1  # windows with less singing are passed over
 ALIKE_SHARE = 0.5  # of the different words of the poorer of two lines
+SEARCHED_SHARE = 0.9  # of a window in which no line was found before: it is not asked again
 
 Words = tuple[str, ...]
+Span = tuple[float, float]  # start and end in seconds of the song
 
 
 def search_missing(candidates: Sequence[Candidate], found: Sequence[Candidate], audio: SungAudio) -> list[Candidate]:
@@ -34,17 +36,20 @@ def search_missing(candidates: Sequence[Candidate], found: Sequence[Candidate], 
     """
     heard: list[Candidate] = []
     for group, low_s, high_s in _gaps(candidates, found, audio):
-        heard += _search(group, low_s, high_s, audio, is_expected=True)
+        heard += _search(group, _windows(low_s, high_s, audio), audio, [], is_expected=True)
     return heard
 
 
-def search_free(candidates: Sequence[Candidate], lines: Sequence[Candidate], audio: SungAudio) -> list[Candidate]:
+def search_free(
+    candidates: Sequence[Candidate], lines: Sequence[Candidate], audio: SungAudio, in_vain: list[Span]
+) -> list[Candidate]:
     """Return given lines that are sung where no line has its place: once more, or elsewhere than expected.
 
     Args:
         candidates: all given lines in their order.
         lines: those that are sung, with times, in the order in which they are sung.
         audio: the song.
+        in_vain: windows in which earlier searches found none of these lines; this search's are added.
     """
     again: list[Candidate] = []
     places = set(map(id, lines))
@@ -52,7 +57,8 @@ def search_free(candidates: Sequence[Candidate], lines: Sequence[Candidate], aud
     for low_s, high_s in zip(edges[::2], edges[1::2], strict=True):
         if high_s - low_s < MIN_FREE_S or audio.voiced_share(low_s, high_s) < MIN_VOICE_SHARE:
             continue
-        for line in _search(candidates, low_s, high_s, audio, is_expected=False):
+        windows = [w for w in _windows(low_s, high_s, audio) if _covered_share(w, in_vain) < SEARCHED_SHARE]
+        for line in _search(candidates, windows, audio, in_vain, is_expected=False):
             missing = [c for c in candidates if c.words == line.words and id(c) not in places]
             if missing:
                 move_line(line, missing[0])
@@ -65,35 +71,33 @@ def search_free(candidates: Sequence[Candidate], lines: Sequence[Candidate], aud
 
 def _search(
     group: Sequence[Candidate],
-    low_s: float,
-    high_s: float,
+    windows: Sequence[Span],
     audio: SungAudio,
+    in_vain: list[Span],
     *,
     is_expected: bool,
 ) -> list[Candidate]:
-    """Return the lines of a group that are sung in their order in [low_s, high_s), copies if not expected there."""
+    """Return the lines of a group that are sung in their order in the windows, copies if not expected there."""
     min_support = MIN_SUPPORT if is_expected else MIN_AGAIN_SUPPORT
-    starts = _window_starts(low_s, high_s, audio)
-    if not starts:
+    if not windows:
         return []
     texts_of_lines = [tuple(candidate.words) for candidate in group]
     # Each text once: after its like a line is no surprise to the decoder, so little would speak for it.
     texts = list(dict.fromkeys(texts_of_lines))
     rounds = _unlike_rounds(texts) if is_expected else [texts]
     asked = [text for together in rounds for text in together]
-    by_text = np.stack(
-        [np.concatenate([audio.measure_support(s, min(s + WINDOW_S, high_s), r) for r in rounds]) for s in starts]
-    )
+    by_text = np.stack([np.concatenate([audio.measure_support(*window, r) for r in rounds]) for window in windows])
+    in_vain += [window for window, nats in zip(windows, by_text, strict=True) if nats.max() < min_support]
     support = by_text[:, [asked.index(text) for text in texts_of_lines]]
     for line, best in zip(group, support.max(axis=0), strict=True):
         line.support = float(best)
     chosen = distinct_path(support - min_support, texts_of_lines, MIN_APART)
     placed = [
-        (line if is_expected else copy_line(line), window)
-        for line, window in zip(group, chosen, strict=True)
-        if window >= 0
+        (line if is_expected else copy_line(line), windows[index])
+        for line, index in zip(group, chosen, strict=True)
+        if index >= 0
     ]
-    _time_lines(placed, starts, high_s, audio)
+    _time_lines(placed, audio)
     return [line for line, _ in placed]
 
 
@@ -143,21 +147,31 @@ def _free_room(low_s: float, high_s: float, found: Sequence[Candidate], audio: S
     return max(free, key=lambda span: audio.voiced_s(*span))
 
 
-def _window_starts(low_s: float, high_s: float, audio: SungAudio) -> list[float]:
+def _windows(low_s: float, high_s: float, audio: SungAudio) -> list[Span]:
+    """Return overlapping windows of [low_s, high_s) in which somebody sings."""
     if high_s - low_s < MIN_WINDOW_S:
         return []
     starts = map(float, np.arange(low_s, max(high_s - HOP_S, low_s + 0.01), HOP_S))
-    return [s for s in starts if audio.voiced_share(s, min(s + WINDOW_S, high_s)) >= MIN_VOICE_SHARE]
+    windows = [(s, min(s + WINDOW_S, high_s)) for s in starts]
+    return [window for window in windows if audio.voiced_share(*window) >= MIN_VOICE_SHARE]
 
 
-def _time_lines(
-    heard: Sequence[tuple[Candidate, int]], starts: Sequence[float], high_s: float, audio: SungAudio
-) -> None:
+def _covered_share(window: Span, spans: Sequence[Span]) -> float:
+    """Return the share of a window that lies in at least one of the spans."""
+    at_s, end_s = window
+    free_s = 0.0
+    for low_s, high_s in sorted(spans):
+        free_s += max(min(low_s, end_s) - at_s, 0.0)
+        at_s = min(max(at_s, high_s), end_s)
+    return 1 - (free_s + end_s - at_s) / (end_s - window[0])
+
+
+def _time_lines(heard: Sequence[tuple[Candidate, Span]], audio: SungAudio) -> None:
     """Give lines with their windows times: neighbours together, but none far beyond its own window."""
     rest = list(heard)
     while rest:
-        start_s = starts[rest[0][1]]
-        ends = [min(starts[window] + WINDOW_S, high_s) for _, window in rest]
+        start_s = rest[0][1][0]
+        ends = [end_s for _, (_, end_s) in rest]
         count = sum(end_s - start_s <= WINDOW_S + HOP_S for end_s in ends)
         timed = audio.align(start_s, ends[count - 1], [line.words for line, _ in rest[:count]])
         for (line, _), words in zip(rest[:count], timed, strict=True):

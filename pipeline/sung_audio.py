@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,22 +11,28 @@ from numpy.typing import NDArray
 from pipeline.aligner import Aligner
 from pipeline.song import Song
 from pipeline.voice_activity import VoiceActivity
-from pipeline.whisper import VOICE_STEP_S, TimedWord, Whisper
+from pipeline.voice_detector import VOICE_STEP_S
+from pipeline.whisper import TimedWord, Whisper
 from pipeline.word_onsets import advance_late, agree, begin_later
 
 # Low, because a voice activity model trained on speech misses held vowels: on sung words of the songs with true times
 # it is above 0.5 in 60 to 95 % of the frames, elsewhere in 1 to 54 %; the level alone is near its peak on both.
 MIN_VOICE_PROBABILITY = 0.3
+# Lines are placed several times, and a window moves with the times of its first and last line: 40 of 100 windows have
+# the lines of an earlier one, half of these within so much of it, and what comes out is the same (pipeline/README.md).
+SAME_WINDOW_S = 0.25
+
+Lines = tuple[tuple[str, ...], ...]
 
 
 class SungAudio:
-    """What can be asked of a song's vocals; equal questions are answered once."""
+    """What can be asked of a song's vocals; questions of the same lines in nearly the same window are answered once."""
 
     def __init__(self, whisper: Whisper, aligner: Aligner | None, song: Song) -> None:
         """Measure where the voice of the song sounds.
 
         Args:
-            whisper: the recogniser; its cross-attention places words, and its decoder scores lines.
+            whisper: its cross-attention places words, and its decoder scores lines.
             aligner: a second ear for word times, or None.
             song: with speech, voice and voice_probability.
         """
@@ -38,6 +45,7 @@ class SungAudio:
         self._attend = functools.cache(functools.partial(_attend, whisper, song))
         self._second = aligner.open_song(song.speech, song.language) if aligner else None
         self._measure = functools.cache(functools.partial(_measure, whisper, song))
+        self._windows: dict[Lines, list[tuple[float, float]]] = defaultdict(list)
 
     def align(self, start_s: float, end_s: float, lines: Sequence[Sequence[str]]) -> list[list[TimedWord]]:
         """Return where every line's words are in a window of at most 30 s, in order, without silence at their edges.
@@ -45,6 +53,7 @@ class SungAudio:
         From the recogniser's attention, and from the second aligner where both agree on a word or a line begins later:
         see `agree` and `begin_later`.
         """
+        start_s, end_s = self._known_window(start_s, end_s, lines)
         words = [word for line in lines for word in line]
         timed = [self._voice.tighten(word) for word in self._attend(start_s, end_s, tuple(words))]
         timed = advance_late(words, timed)
@@ -60,7 +69,17 @@ class SungAudio:
 
     def measure_support(self, start_s: float, end_s: float, lines: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         """Return nats per token for every line in a window; see Whisper.measure_support."""
+        start_s, end_s = self._known_window(start_s, end_s, lines)
         return self._measure(start_s, end_s, tuple(map(tuple, lines))).copy()
+
+    def _known_window(self, start_s: float, end_s: float, lines: Sequence[Sequence[str]]) -> tuple[float, float]:
+        """Return the window that was asked for these lines before, where there is one so near, or this one."""
+        known = self._windows[tuple(map(tuple, lines))]
+        for window in known:
+            if max(abs(window[0] - start_s), abs(window[1] - end_s)) <= SAME_WINDOW_S:
+                return window
+        known.append((start_s, end_s))
+        return start_s, end_s
 
     def voiced_share(self, start_s: float, end_s: float) -> float:
         """Return the share of [start_s, end_s) in which somebody seems to sing."""
@@ -77,8 +96,6 @@ def _attend(whisper: Whisper, song: Song, start_s: float, end_s: float, words: t
     return whisper.align(song.speech, start_s, end_s, words, song.language)
 
 
-def _measure(
-    whisper: Whisper, song: Song, start_s: float, end_s: float, lines: tuple[tuple[str, ...], ...]
-) -> NDArray[np.float64]:
+def _measure(whisper: Whisper, song: Song, start_s: float, end_s: float, lines: Lines) -> NDArray[np.float64]:
     assert song.speech is not None
     return whisper.measure_support(song.speech, start_s, end_s, lines, song.language)

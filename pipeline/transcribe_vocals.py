@@ -12,6 +12,7 @@ from pipeline.stage import Stage
 from pipeline.text_language import identify_text
 from pipeline.transcription import Listening, Segment, weigh_no_speech
 from pipeline.voice_activity import VoiceActivity
+from pipeline.voice_detector import VoiceDetector
 from pipeline.whisper import LanguageError, Whisper, load_whisper
 
 # A language that a manifest or the lyrics name is believed unless the singing is clearly in another. Ours: songs at
@@ -50,14 +51,15 @@ class TranscribeVocals(Stage):
         self.config = config
 
     def setup(self) -> None:
-        """Load the recogniser."""
-        self._whisper: Whisper = load_whisper(self.config.model_name, self.config.device, self.config.threads)
+        """Load the recogniser and the voice detector."""
+        self._whisper: Whisper = load_whisper(self.config.model_name, "asr", self.config.device, self.config.threads)
+        self._detector = VoiceDetector(self.config.device)
 
     def process(self, song: Song) -> Song | Drop:
         """Transcribe one song; see the class."""
         assert song.speech is not None
         assert song.voice is not None
-        listening = Listening(self._whisper, song.speech)
+        listening = Listening(self._whisper, self._detector, song.speech)
         song.voice_probability = listening.voice_probability
         song.metrics["voice_activity"] = sum(w.voiced_s for w in listening.windows) / max(song.duration_s, 1e-3)
         probabilities = listening.identify_language()

@@ -8,19 +8,11 @@ from numpy.typing import NDArray
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.lyrics_text import split_words
-from pipeline.whisper import MAX_WINDOW_S, VAD_OFFSET, VAD_ONSET, VOICE_STEP_S, TimedWord, Whisper
+from pipeline.voice_detector import VoiceDetector, VoicedWindow
+from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper
 
 BATCH_WINDOWS = 8  # encoded and decoded at once; WhisperX's own default
 BEAM_SIZE = 5  # WhisperX's default, as Whisper's own
-
-
-@dataclass(frozen=True, slots=True)
-class VoicedWindow:
-    """A window of at most 30 s that starts and ends with voice; `voiced_s` is how much of it is voice."""
-
-    start_s: float
-    end_s: float
-    voiced_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +32,14 @@ class Listening:
 
     Args:
         whisper: the recogniser.
+        detector: finds the windows that it listens to.
         samples: float32 [L], 16 kHz mono.
     """
 
-    def __init__(self, whisper: Whisper, samples: NDArray[np.float32]) -> None:
+    def __init__(self, whisper: Whisper, detector: VoiceDetector, samples: NDArray[np.float32]) -> None:
         """Find the voice and encode every window of it."""
         self._whisper = whisper
-        self.voice_probability, self.windows = find_voice(whisper, samples)
+        self.voice_probability, self.windows = detector.find(samples, MAX_WINDOW_S)
         self._encodings = [
             whisper.encode([samples[_position(w.start_s) : _position(w.end_s)] for w in batch])
             for batch in _batches(self.windows)
@@ -94,24 +87,6 @@ class Listening:
                 mean_logprob = result.scores[0] * num_tokens / (num_tokens + 1)
                 segments.append(Segment(window.start_s, window.end_s, text, mean_logprob, result.no_speech_prob, words))
         return segments
-
-
-def find_voice(whisper: Whisper, samples: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[VoicedWindow]]:
-    """Return where 16 kHz mono [L] holds a voice.
-
-    Returns:
-        The probability of a voice, in frames of `VOICE_STEP_S`, and the windows that the recogniser takes at once.
-    """
-    import torch
-    from whisperx.vads import Pyannote
-
-    scores = whisper.vad({"waveform": torch.from_numpy(samples)[None], "sample_rate": SPEECH_SAMPLE_RATE_HZ})
-    chunks = Pyannote.merge_chunks(scores, MAX_WINDOW_S, onset=VAD_ONSET, offset=VAD_OFFSET)
-    assert abs(scores.sliding_window.step - VOICE_STEP_S) < 1e-6
-    return scores.data[:, 0].astype(np.float32), [
-        VoicedWindow(chunk["start"], chunk["end"], float(sum(end - start for start, end in chunk["segments"])))
-        for chunk in chunks
-    ]
 
 
 def weigh_no_speech(segments: Sequence[Segment]) -> float:

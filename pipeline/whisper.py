@@ -1,11 +1,10 @@
-"""One Whisper model for two uses: what is sung (pipeline/transcription.py), and word times from its cross-attention."""
+"""A Whisper model: what is sung (pipeline/transcription.py), how likely given lines are, where their words are."""
 
 import functools
 import itertools
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,20 +14,15 @@ from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.models import resolve_model
 
 MAX_WINDOW_S = 30.0  # Whisper's receptive field
-# WhisperX's defaults for its bundled voice activity model: probability at which the voice sets in and ends.
-VAD_ONSET, VAD_OFFSET = 0.5, 0.363
-# Its windows of 5 s begin so far apart. WhisperX's 0.5 s take 2.5 times as long, 30 % of a transcription on a CPU, and
-# find voice no better (pipeline/README.md).
-VAD_STEP_S = 1.25
 FRAME_S, MAX_FRAMES = 0.01, 3000  # of the encoder's input
 # Silence after a window that is not padded to 30 s: 10 s of singing are encoded five times as fast, and the scores of
 # its lines change by a tenth of a nat.
 SHORT_PADDING_FRAMES = 100
 TOKEN_STEP_S = 0.02  # one encoder position
 MIN_WORD_S = 0.04
-VOICE_STEP_S = 0.016875  # of the voice activity model bundled with WhisperX (270 samples at 16 kHz)
 SILENCE_S = 5.0
 MIN_TOKEN_PROBABILITY = 1e-6  # below it the logarithm is noise
+_RELATED = {"yue": "zh"}  # large-v3 knows Cantonese, the others take it for Chinese
 MAX_ALIGN_TOKENS = 440  # of the decoder's 448 positions, the start sequence taken off
 
 
@@ -46,44 +40,37 @@ class TimedWord:
 
 
 class Whisper:
-    """A CTranslate2 Whisper through faster-whisper, and the voice activity model that comes with WhisperX.
+    """A CTranslate2 Whisper through faster-whisper.
 
     Args:
-        name: any name that `resolve_model` knows for the stage "asr".
+        path: what `resolve_model` returns for the stages "asr" and "verifier".
         device: "cpu" or "cuda".
         threads: CPU threads of one call.
     """
 
-    def __init__(self, name: str, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int = 1) -> None:
         """Load the weights."""
-        path = resolve_model(name, "asr")
-        with warnings.catch_warnings():  # of packages that miss a system FFmpeg, which nothing here needs
-            warnings.simplefilter("ignore")
-            # Not whisperx.asr: it brings half of transformers, seconds that every worker would wait for.
-            import torch
-            from faster_whisper import WhisperModel
-            from whisperx.vads import Pyannote
+        from faster_whisper import WhisperModel
 
-            for talkative in ("whisperx", "lightning.pytorch", "pytorch_lightning"):
-                logging.getLogger(talkative).setLevel(logging.ERROR)
-            self._model = WhisperModel(
-                str(path),
-                device=device,
-                compute_type="float16" if device == "cuda" else "int8",
-                cpu_threads=threads,
-                local_files_only=True,
-            )
-            self.vad = Pyannote(torch.device(device), vad_onset=VAD_ONSET)
-            self.vad.vad_pipeline._segmentation.step = VAD_STEP_S  # WhisperX hands no such setting down
+        self._model = WhisperModel(
+            str(path),
+            device=device,
+            compute_type="float16" if device == "cuda" else "int8",
+            cpu_threads=threads,
+            local_files_only=True,
+        )
         self.model = self._model.model  # the ctranslate2.models.Whisper itself
         self._last_window: tuple[NDArray[np.float32], int, int, Any] | None = None
         self._last_reading: tuple[Any, list[int], str, Any] | None = None
         self.is_multilingual = bool(self._model.model.is_multilingual)
-        self.languages = tuple(self._model.supported_languages)
+        # The package lists the languages of large-v3 for every model.
+        knows = self._model.hf_tokenizer.token_to_id
+        codes = self._model.supported_languages
+        self.languages = tuple(c for c in codes if not self.is_multilingual or knows(f"<|{c}|>") is not None)
 
     def require_language(self, language: str) -> None:
         """Raise LanguageError for a language that the model does not know."""
-        if language not in self.languages:
+        if _RELATED.get(language, language) not in self.languages:
             raise LanguageError(f"language is {language!r}, this Whisper model knows {', '.join(self.languages)}")
 
     def encode(self, windows: Sequence[NDArray[np.float32]], num_frames: int = MAX_FRAMES) -> Any:
@@ -229,13 +216,18 @@ class Whisper:
     def _tokenizer(self, language: str) -> Any:
         from faster_whisper.tokenizer import Tokenizer
 
+        language = language if language in self.languages else _RELATED[language]
         return Tokenizer(self._model.hf_tokenizer, self.is_multilingual, task="transcribe", language=language)
 
 
+def load_whisper(name: str, stage: str, device: str, threads: int) -> Whisper:
+    """Return the Whisper of a stage ("asr" or "verifier"); both share the weights where they name the same model."""
+    return _load(resolve_model(name, stage), device, threads)
+
+
 @functools.lru_cache(maxsize=2)
-def load_whisper(name: str, device: str, threads: int) -> Whisper:
-    """Return the one Whisper of this process for these settings: transcription and alignment share its weights."""
-    return Whisper(name, device=device, threads=threads)
+def _load(path: Path, device: str, threads: int) -> Whisper:
+    return Whisper(path, device=device, threads=threads)
 
 
 def _num_frames(window: NDArray[np.float32]) -> int:

@@ -9,7 +9,7 @@ import pytest
 from pipeline import align_lyrics
 from pipeline.align_lyrics import AlignLyrics, measure_evidence
 from pipeline.song import Drop, Song, Transcript, Word
-from pipeline.whisper import TimedWord
+from pipeline.whisper import LanguageError, TimedWord
 
 from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, hear
 
@@ -21,10 +21,15 @@ def open_song(lyrics: str, heard: list[Word]) -> Song:
     return song
 
 
+def require_language(language: str) -> None:
+    if language != "en":
+        raise LanguageError(f"language is {language!r}")
+
+
 def align(monkeypatch: pytest.MonkeyPatch, song: Song, audio: SungSong) -> Song | Drop:
     monkeypatch.setattr(align_lyrics, "SungAudio", lambda *_: audio)
     stage = AlignLyrics(AlignLyrics.Config(model_name="unused"))
-    stage._whisper = None  # type: ignore[assignment]
+    stage._whisper = SimpleNamespace(require_language=require_language)  # type: ignore[assignment]
     stage._aligners = SimpleNamespace(for_language=lambda _: None)  # type: ignore[assignment]
     return stage.process(song)
 
@@ -35,6 +40,15 @@ def test_headers_reach_the_stage_that_labels_sections():
     assert isinstance(result, Drop)
     assert result.reason == "no_lyrics"
     assert song.header_labels == ["verse", "inst"]
+
+
+def test_a_language_that_the_verifier_does_not_know(monkeypatch):
+    song = open_song(LANTERNS, hear(LANTERNS, 2))
+    song.language = "xx"
+    result = align(monkeypatch, song, SungSong((LANTERNS, 2)))
+    assert isinstance(result, Drop)
+    assert (result.reason, result.detail) == ("language", "language is 'xx'")
+    assert [(line.text, line.reason) for line in song.dropped] == [(LANTERNS, "not_sung")]
 
 
 def test_lines_are_kept_repaired_found_and_dropped(monkeypatch):

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 from pipeline import models
-from pipeline.models import ModelFileError, ModelNotFoundError, fingerprint_model, read_config, resolve_model
+from pipeline.models import STAGES, ModelFileError, ModelNotFoundError, fingerprint_model, read_config, resolve_model
 from pipeline.profiles import PROFILES, Profile, check_models, get_profile
 
 
@@ -329,7 +329,7 @@ def test_profiles_are_found_by_their_names() -> None:
 
 
 def make_profile(**names: str) -> Profile:
-    defaults = {stage: "/nowhere" for stage in ("separator", "asr", "aligner", "muq", "codebook", "vae")}
+    defaults = {stage: "/nowhere" for stage in STAGES}
     return Profile(name="test", muq_layer=1, **(defaults | names))  # type: ignore[arg-type]
 
 

@@ -1,10 +1,24 @@
 """Lines that nobody heard: where they are searched, which window each gets, and their times."""
 
+import functools
+
 import pytest
 
 from pipeline.search_lines import search_free, search_missing
 
 from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, place
+
+
+class Listener(SungSong):
+    """Remembers in which windows lines were asked for."""
+
+    def __init__(self, *sung: tuple[str, float], duration_s: float = 20.0) -> None:
+        super().__init__(*sung, duration_s=duration_s)
+        self.questions: list[tuple[float, float]] = []
+
+    def measure_support(self, start_s, end_s, lines):
+        self.questions.append((start_s, end_s))
+        return super().measure_support(start_s, end_s, lines)
 
 
 def test_missing_lines_are_searched_between_their_neighbours():
@@ -55,14 +69,14 @@ def test_neighbours_out_of_order_leave_no_room_between_them():
 def test_free_room_is_searched_for_every_line():
     lines = give(LANTERNS, HARBOUR, SUMMER)
     audio = SungSong((SUMMER, 2), (HARBOUR, 7), (LANTERNS, 12))
-    assert search_free(lines, [place(lines[2], 2), place(lines[0], 12)], audio) == [lines[1]]
+    assert search_free(lines, [place(lines[2], 2), place(lines[0], 12)], audio, []) == [lines[1]]
     assert (lines[1].start_s, lines[1].edit) == (pytest.approx(7.0), "kept")
 
 
 def test_a_line_that_has_its_place_is_copied():
     lines = give(LANTERNS, HARBOUR)
     audio = SungSong((LANTERNS, 2), (HARBOUR, 6), (HARBOUR, 12))
-    (again,) = search_free(lines, [place(lines[0], 2), place(lines[1], 6)], audio)
+    (again,) = search_free(lines, [place(lines[0], 2), place(lines[1], 6)], audio, [])
     assert (again.text, again.start_s, again.edit) == (HARBOUR, pytest.approx(12.0), "expanded")
     assert again is not lines[1]
     assert lines[1].start_s == 6
@@ -74,7 +88,7 @@ def test_more_must_speak_for_a_line_that_is_not_expected():
     audio = SungSong((LANTERNS, 2), ("one two three four", 6), (SUMMER, 12))
     found = [place(lines[0], 2), place(lines[2], 12)]
     assert search_missing(lines, found, audio) == [lines[1]]
-    assert search_free(lines, found, audio) == []
+    assert search_free(lines, found, audio, []) == []
 
 
 def test_a_line_found_elsewhere_has_no_more_to_do_with_what_was_heard():
@@ -82,7 +96,7 @@ def test_a_line_found_elsewhere_has_no_more_to_do_with_what_was_heard():
     lines = give(LANTERNS, HARBOUR, SUMMER)
     audio = SungSong((LANTERNS, 2), (HARBOUR, 7), (SUMMER, 12))
     found = [place(lines[0], 2), place(lines[2], 12)]
-    for search in (search_missing, search_free):
+    for search in (search_missing, functools.partial(search_free, in_vain=[])):
         lines[1].heard, lines[1].first_heard, lines[1].last_heard = [(0, 30)], 30, 34
         assert search(lines, found, audio) == [lines[1]]
         assert (lines[1].heard, lines[1].is_found) == ([], False)
@@ -92,21 +106,30 @@ def test_a_line_found_elsewhere_has_no_more_to_do_with_what_was_heard():
 def test_short_rooms_are_not_searched_for_lines_that_are_not_expected(next_start_s, num_found):
     lines = give(LANTERNS, HARBOUR, SUMMER)
     audio = SungSong((LANTERNS, 2), (HARBOUR, 4.5), (SUMMER, next_start_s), duration_s=next_start_s + 2)
-    assert len(search_free(lines, [place(lines[0], 2), place(lines[2], next_start_s)], audio)) == num_found
+    assert len(search_free(lines, [place(lines[0], 2), place(lines[2], next_start_s)], audio, [])) == num_found
 
 
 def test_windows_without_singing_are_passed_over():
-    questions = []
-
-    class Listener(SungSong):
-        def measure_support(self, start_s, end_s, lines):
-            questions.append((start_s, end_s))
-            return super().measure_support(start_s, end_s, lines)
-
     lines = give(LANTERNS, HARBOUR)
     audio = Listener((LANTERNS, 2), (HARBOUR, 40), duration_s=60.0)
     assert search_missing(lines, [place(lines[0], 2)], audio) == [lines[1]]
-    assert questions == [(36.0, 44.0), (40.0, 48.0)]
+    assert audio.questions == [(36.0, 44.0), (40.0, 48.0)]
+
+
+def test_free_room_is_not_searched_again_where_nothing_was_found():
+    """Also where it begins a little later; what is free for the first time is searched."""
+    lines = give(LANTERNS, SUMMER)
+    audio = Listener((LANTERNS, 2), (OTHER_SONG, 8), (SUMMER, 20), (OTHER_SONG, 40), duration_s=44.0)
+    found, in_vain = [place(lines[0], 2), place(lines[1], 20)], []
+    assert search_free(lines, found, audio, in_vain) == []
+    assert audio.questions == in_vain == [(4.0, 12.0), (8.0, 16.0), (34.0, 42.0), (38.0, 44.0)]
+    audio.questions.clear()
+    lines[0].end_s += 0.3
+    assert search_free(lines, found, audio, in_vain) == []
+    assert audio.questions == []
+    place(lines[1], 34)
+    (summer,) = search_free(lines, found, audio, in_vain)
+    assert (summer.text, summer.start_s) == (SUMMER, pytest.approx(20.0))
 
 
 def test_a_chorus_that_is_missing_twice_is_found_twice():

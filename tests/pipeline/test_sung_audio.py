@@ -7,14 +7,17 @@ import pytest
 
 from pipeline.song import Song
 from pipeline.sung_audio import SungAudio
-from pipeline.whisper import VOICE_STEP_S, TimedWord
+from pipeline.voice_detector import VOICE_STEP_S
+from pipeline.whisper import TimedWord
 
 
 class CountingWhisper:
     def __init__(self) -> None:
         self.questions: list[tuple[float, float, tuple[tuple[str, ...], ...], str]] = []
+        self.aligned: list[tuple[float, float]] = []
 
     def align(self, samples, start_s, end_s, words, language):
+        self.aligned.append((start_s, end_s))
         return [TimedWord(start_s, end_s, 0.5) for _ in words]
 
     def measure_support(self, samples, start_s, end_s, lines, language):
@@ -57,6 +60,19 @@ def test_equal_questions_are_asked_once():
     audio.measure_support(1.0, 2.5, [["la", "lo"], ["li"]])
     audio.measure_support(1.0, 2.0, [["la"], ["lo", "li"]])
     assert len(whisper.questions) == 3
+
+
+def test_nearly_the_same_window_of_the_same_lines_is_asked_once():
+    """The first window answers for those near it, so that small steps do not add up."""
+    audio, whisper = open_audio()
+    for start_s in (1.0, 1.25, 0.75, 1.5):
+        audio.align(start_s, 5.0 - start_s / 4, [["la"]])
+        audio.measure_support(start_s, 5.0, [["la"]])
+    assert whisper.aligned == [(1.0, 4.75), (1.5, 4.625)]
+    assert [question[:2] for question in whisper.questions] == [(1.0, 4.75), (1.5, 5.0)]
+    audio.align(1.0, 5.1, [["la"]])  # the end counts as well
+    audio.align(1.0, 4.75, [["lo"]])
+    assert whisper.aligned[2:] == [(1.0, 5.1), (1.0, 4.75)]
 
 
 def test_share_in_which_somebody_sings():

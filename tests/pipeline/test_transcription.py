@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline import transcription
-from pipeline.transcription import BATCH_WINDOWS, Listening, Segment, VoicedWindow, weigh_no_speech
+from pipeline.transcription import BATCH_WINDOWS, Listening, Segment, weigh_no_speech
+from pipeline.voice_detector import VoicedWindow
 from pipeline.whisper import LanguageError, TimedWord
 
 RATE = 16_000
@@ -49,26 +49,25 @@ class FakeWhisper:
         ]
 
 
-def listening(monkeypatch, windows: list[VoicedWindow], spanish: list[bool]) -> Listening:
+def listening(windows: list[VoicedWindow], spanish: list[bool]) -> Listening:
     samples = np.zeros(RATE * 400, np.float32)
     for window, code in zip(windows, spanish, strict=True):
         samples[int(window.start_s * RATE)] = float(code)
-    monkeypatch.setattr(transcription, "find_voice", lambda *_: (VOICE, windows))
-    return Listening(FakeWhisper(), samples)
+    return Listening(FakeWhisper(), SimpleNamespace(find=lambda *_: (VOICE, windows)), samples)
 
 
-def test_the_language_is_that_of_the_whole_song_by_how_long_is_sung(monkeypatch):
+def test_the_language_is_that_of_the_whole_song_by_how_long_is_sung():
     """An English introduction of 20 s does not decide over 60 s in Spanish."""
     windows = [VoicedWindow(0, 20, 20), VoicedWindow(40, 70, 30), VoicedWindow(80, 110, 30)]
-    song = listening(monkeypatch, windows, [False, True, True])
+    song = listening(windows, [False, True, True])
     assert song.identify_language() == pytest.approx(
         {"es": (0.2 * 20 + 0.9 * 60) / 80, "en": (0.8 * 20 + 0.1 * 60) / 80}
     )
 
 
-def test_every_window_is_encoded_once_and_heard_in_order(monkeypatch):
+def test_every_window_is_encoded_once_and_heard_in_order():
     windows = [VoicedWindow(10 * k, 10 * k + 9, 9) for k in range(2 * BATCH_WINDOWS + 1)]
-    song = listening(monkeypatch, windows, [bool(k % 2) for k in range(len(windows))])
+    song = listening(windows, [bool(k % 2) for k in range(len(windows))])
     song.identify_language()
     segments = song.transcribe("es")
     assert song._whisper.num_encoded == len(windows)
@@ -78,12 +77,12 @@ def test_every_window_is_encoded_once_and_heard_in_order(monkeypatch):
     assert segments[0].mean_logprob == pytest.approx(-0.2)  # two tokens and the end
 
 
-def test_the_probability_of_a_voice_is_kept(monkeypatch):
-    assert listening(monkeypatch, [VoicedWindow(0, 9, 9)], [True]).voice_probability is VOICE
+def test_the_probability_of_a_voice_is_kept():
+    assert listening([VoicedWindow(0, 9, 9)], [True]).voice_probability is VOICE
 
 
-def test_a_song_without_voice_has_no_language_and_no_words(monkeypatch):
-    song = listening(monkeypatch, [], [])
+def test_a_song_without_voice_has_no_language_and_no_words():
+    song = listening([], [])
     assert song.identify_language() == {}
     assert song.transcribe("en") == []
     assert weigh_no_speech([]) == 1.0
@@ -91,12 +90,12 @@ def test_a_song_without_voice_has_no_language_and_no_words(monkeypatch):
 
 def test_a_model_of_one_language_is_not_asked(monkeypatch):
     monkeypatch.setattr(FakeWhisper, "is_multilingual", False)
-    assert listening(monkeypatch, [VoicedWindow(0, 9, 9)], [True]).identify_language() == {}
+    assert listening([VoicedWindow(0, 9, 9)], [True]).identify_language() == {}
 
 
-def test_an_unknown_language_is_an_error(monkeypatch):
+def test_an_unknown_language_is_an_error():
     with pytest.raises(LanguageError):
-        listening(monkeypatch, [], []).transcribe("xx")
+        listening([], []).transcribe("xx")
 
 
 def test_no_speech_is_weighed_by_length():

