@@ -40,6 +40,7 @@ class SungAudio:
         assert song.voice is not None
         assert song.voice_probability is not None
         self.duration_s = song.duration_s
+        self._language = song.language
         self._voice = VoiceActivity(song.voice)
         self._is_sung = song.voice_probability > MIN_VOICE_PROBABILITY
         self._attend = functools.cache(functools.partial(_attend, whisper, song))
@@ -56,7 +57,7 @@ class SungAudio:
         start_s, end_s = self._known_window(start_s, end_s, lines)
         words = [word for line in lines for word in line]
         timed = [self._voice.tighten(word) for word in self._attend(start_s, end_s, tuple(words))]
-        timed = advance_late(words, timed)
+        timed = advance_late(words, timed, self._language)
         bounds = np.cumsum([0, *map(len, lines)])
         if self._second:
             second = self._second.align(start_s, end_s, words)

@@ -6,18 +6,20 @@ import unicodedata
 from pipeline.match_words import is_han
 
 _MARKS = ".,!?;:'\"()"
+_SILENT_E = ("en", "fr")
 _VOWELS = re.compile("[aeiouyæœø]+")
 
 
-def count_syllables(word: str) -> int:
+def count_syllables(word: str, language: str) -> int:
     """Return the number of vowel groups of a word in Latin letters plus its Han characters; at least 1.
 
-    A silent final e of English and French does not count. Other scripts count as one syllable.
+    Where `language` (ISO 639-1) is English or French, a silent final e does not count. Other scripts count as one
+    syllable.
     """
     letters = [c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c)]
     spelling = "".join(letters).strip(_MARKS)
     vowels = len(_VOWELS.findall(spelling))
-    is_silent = word.casefold().strip(_MARKS).endswith("e")  # not é
+    is_silent = language in _SILENT_E and word.casefold().strip(_MARKS).endswith("e")  # not é
     if vowels > 1 and is_silent and not spelling.endswith("le"):
         vowels -= 1
     return max(vowels + sum(map(is_han, spelling)), 1)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.models import ModelFileError, read_config
+from pipeline.weights import check_tensors
 from shards.schema import LATENT_CHANNELS, LATENT_SAMPLE_RATE_HZ
 
 RESIDUAL_DILATIONS = (1, 3, 9)  # of the three residual units in each block; fixed in both libraries
@@ -33,7 +34,7 @@ _WEIGHT_NAMES = (
     "autoencoder_music_dsp1920.ckpt",
 )
 _CONFIG_NAMES = ("config.json", "stable_audio_1920_vae.json")
-_MAX_BLOCKS, _MAX_WIDTH, _MAX_RATE, _MAX_KEYS_SHOWN = 16, 1 << 16, 1_000_000, 5
+_MAX_BLOCKS, _MAX_WIDTH, _MAX_RATE = 16, 1 << 16, 1_000_000
 # What reading a damaged file has been seen to raise: zip, pickle and tensor headers each have their own.
 _READ_ERRORS = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
@@ -234,26 +235,14 @@ def _build(config: OobleckConfig) -> Any:
 
 def _match_tensors(model: Any, tensors: dict[str, Tensor], config: OobleckConfig, path: Path) -> dict[str, Tensor]:
     is_stable_audio = any(key.startswith("encoder.layers.") for key in tensors)
-    matched, problems = {}, []
+    keys, expected = {}, {}
     for name, wanted in model.state_dict().items():
-        key = _stable_audio_key(name, len(config.strides)) if is_stable_audio else name
+        keys[name] = _stable_audio_key(name, len(config.strides)) if is_stable_audio else name
         # stable-audio-tools keeps the two vectors of a Snake activation without their outer axes.
         is_snake = name.endswith((".alpha", ".beta"))
-        shape = (wanted.shape[1],) if is_stable_audio and is_snake else tuple(wanted.shape)
-        tensor = tensors.pop(key, None)
-        if tensor is None:
-            problems.append(f"{key} is missing")
-        elif tuple(tensor.shape) != shape:
-            problems.append(f"{key} has shape {tuple(tensor.shape)}, expected {shape}")
-        elif not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            problems.append(f"{key} holds values that are not finite numbers")
-        else:
-            matched[name] = tensor.float().reshape(wanted.shape)
-    problems += [f"{key} is unexpected" for key in tensors]
-    if problems:
-        more = f" and {len(problems) - _MAX_KEYS_SHOWN} more" if len(problems) > _MAX_KEYS_SHOWN else ""
-        raise ModelFileError(f"{path} does not fit its config: {'; '.join(problems[:_MAX_KEYS_SHOWN])}{more}")
-    return matched
+        expected[keys[name]] = wanted.reshape(-1) if is_stable_audio and is_snake else wanted
+    check_tensors(tensors, expected, path)
+    return {name: tensors[keys[name]].float().reshape(w.shape) for name, w in model.state_dict().items()}
 
 
 def _stable_audio_key(name: str, num_blocks: int) -> str:

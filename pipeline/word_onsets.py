@@ -12,7 +12,7 @@ MAX_DISAGREEMENT_S = 0.6
 MIN_SECOND_SCORE = 0.05  # of a word that the second aligner has heard at all; those it has not are under 0.03
 
 
-def advance_late(words: Sequence[str], timed: Sequence[TimedWord]) -> list[TimedWord]:
+def advance_late(words: Sequence[str], timed: Sequence[TimedWord], language: str) -> list[TimedWord]:
     """Move words of several syllables that the aligner entered late to where their share of the time begins.
 
     Where a word's first syllable is held, cross-attention often enters the word with a later one and leaves the
@@ -22,7 +22,7 @@ def advance_late(words: Sequence[str], timed: Sequence[TimedWord]) -> list[Timed
     """
     fixed = list(timed)
     for k in range(1, len(words)):
-        before, own = count_syllables(words[k - 1]), count_syllables(words[k])
+        before, own = (count_syllables(word, language) for word in words[k - 1 : k + 1])
         start_s = fixed[k - 1].start_s
         end_s = fixed[k + 1].start_s if k + 1 < len(words) else fixed[k].end_s
         expected_s = start_s + (end_s - start_s) * before / (before + own)

@@ -343,7 +343,7 @@ WEIGHT = "encoder.layers.3.layers.1.layers.1.weight_v"
         ({"discriminator.0.weight": torch.zeros(3)}, r"discriminator\.0\.weight is unexpected"),
         ({WEIGHT: torch.zeros(6, 6, 5)}, rf"{WEIGHT} has shape \(6, 6, 5\), expected \(6, 6, 7\)"),
         ({WEIGHT: torch.full((6, 6, 7), math.nan)}, rf"{WEIGHT} holds values that are not finite"),
-        ({WEIGHT: torch.zeros(6, 6, 7, dtype=torch.int64)}, rf"{WEIGHT} holds values that are not finite"),
+        ({WEIGHT: torch.zeros(6, 6, 7, dtype=torch.int64)}, rf"{WEIGHT} is torch.int64, expected floating-point numbers"),
         ({WEIGHT.replace("weight_v", "parametrizations.weight.original1"): torch.zeros(6, 6, 7)}, "1 tensors twice"),
     ],
     ids=["missing", "extra", "other", "shape", "nan", "integers", "twice"],
@@ -424,5 +424,5 @@ def test_folder_without_weights(tmp_path: Path) -> None:
 
 def test_lone_file_is_taken_for_the_released_vae(plain: PlainVae, tmp_path: Path) -> None:
     save_file(dict(plain.state_dict()), tmp_path / "vae.safetensors")
-    with pytest.raises(ModelFileError, match=r"layers\.0\.weight_g has shape \(6, 1, 1\), expected \(128, 1, 1\)"):
+    with pytest.raises(ModelFileError, match=r"layers\.0\.weight_g has shape \(12, 1, 1\), expected \(2048, 1, 1\)"):
         VaeCodec(tmp_path / "vae.safetensors")

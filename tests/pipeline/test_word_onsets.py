@@ -11,12 +11,12 @@ LATE = [TimedWord(0.0, 2.0, 0.9), TimedWord(2.0, 3.0, 0.8), TimedWord(3.0, 3.4, 
 
 
 def test_a_word_entered_late_moves_to_where_its_share_of_the_time_begins():
-    fixed = advance_late(["the", "window", "of"], LATE)  # one and two syllables from 0 to 3 s
+    fixed = advance_late(["the", "window", "of"], LATE, "en")  # one and two syllables from 0 to 3 s
     assert fixed == [TimedWord(0.0, 1.0, 0.9), TimedWord(1.0, 3.0, 0.8), TimedWord(3.0, 3.4, 0.7)]
 
 
 def test_the_last_word_shares_the_time_up_to_its_own_end():
-    assert [word.start_s for word in advance_late(["the", "window"], LATE[:2])] == [0.0, pytest.approx(1.0)]
+    assert [word.start_s for word in advance_late(["the", "window"], LATE[:2], "en")] == [0.0, pytest.approx(1.0)]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_last_word_shares_the_time_up_to_its_own_end():
 )
 def test_other_words_stay_where_they_are(words, second_start_s):
     timed = [TimedWord(0.0, second_start_s, 0.9), TimedWord(second_start_s, 3.0, 0.8), LATE[2]]
-    assert advance_late(words, timed) == timed
+    assert advance_late(words, timed, "en") == timed
 
 
 def test_words_on_which_two_aligners_agree_get_the_mean_of_both():
