@@ -254,6 +254,13 @@ def to_stereo(samples: Audio) -> Audio:
 
 def rms_dbfs(samples: Audio) -> float:
     """Return the root mean square of all samples in dB relative to full scale; -200 for silence."""
-    channels = np.atleast_2d(samples)
-    energy = sum(float(np.square(block, dtype=np.float64).sum()) for block in iterate_blocks(channels))
-    return float(10.0 * np.log10(max(energy / max(samples.size, 1), 1e-20)))
+    return rms_dbfs_of_blocks(iterate_blocks(np.atleast_2d(samples)))
+
+
+def rms_dbfs_of_blocks(blocks: Iterable[Audio]) -> float:
+    """Return the same for samples that come in blocks [C, n]."""
+    energy, size = 0.0, 0
+    for block in blocks:
+        energy += float(np.square(block, dtype=np.float64).sum())
+        size += block.size
+    return float(10.0 * np.log10(max(energy / max(size, 1), 1e-20)))

@@ -20,6 +20,7 @@ from pipeline.song import AudioFingerprint
 
 RATE_HZ = 8_000  # every lossy codec keeps what lies below 4 kHz
 WINDOW, HOP = 1_024, 128  # 128 ms and 16 ms
+WINDOWS_AT_ONCE = 4_096  # a minute: those of an hour would take 2 GB
 PEAK_BINS, PEAK_FRAMES = 31, 25  # a peak is the highest point within +-120 Hz and +-0.2 s
 NAME_FRAMES = 2  # times enter the name in units of 32 ms: two decoders rarely agree to 16 ms
 REACH_STEPS, REACH_BINS = 63, 63  # 2 s and 490 Hz: how far the other two peaks may lie from the first
@@ -66,7 +67,9 @@ def _find_peaks(samples: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArra
     if len(samples) < WINDOW:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
-    spectrum = np.abs(rfft(windows * np.hanning(WINDOW).astype(np.float32), axis=1))
+    weights = np.hanning(WINDOW).astype(np.float32)
+    parts = (windows[start : start + WINDOWS_AT_ONCE] for start in range(0, len(windows), WINDOWS_AT_ONCE))
+    spectrum = np.concatenate([np.abs(rfft(part * weights, axis=1)) for part in parts])
     is_peak = ndimage.maximum_filter(spectrum, (PEAK_FRAMES, PEAK_BINS)) == spectrum
     frames, bins = np.nonzero(is_peak & (spectrum > np.median(spectrum)))
     return frames, bins

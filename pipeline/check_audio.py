@@ -8,8 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import rfft
 
-from pipeline.audio import Audio, DecodedAudio, decode_audio, iterate_blocks, resample_blocks, rms_dbfs, to_mono
+from pipeline.audio import (
+    Audio,
+    DecodedAudio,
+    decode_audio,
+    iterate_blocks,
+    resample_blocks,
+    rms_dbfs,
+    rms_dbfs_of_blocks,
+    to_mono,
+)
 from pipeline.audio_fingerprint import fingerprint_audio
+from pipeline.loudness import measure_loudness
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage
 
@@ -21,7 +31,6 @@ CLIPPED_LEVEL = 0.99  # of the channel's own peak: clipped audio stays clipped w
 CLIPPED_WARNING_SHARE = 0.002
 MIN_CREST_DB = 6.0  # peak over RMS; a square wave has 0, a sine 3
 DC_OFFSET_WARNING = 0.05
-LUFS_BLOCK_S = 0.4  # gating block of ITU-R BS.1770-4; shorter files have no loudness
 TRUE_PEAK_OVERSAMPLING = 4  # ITU-R BS.1770-4, annex 2
 TRUE_PEAK_WARNING_DBFS = 3.0  # intersample peaks beyond it are no mastering choice
 BANDWIDTH_FLOOR_DB = 50.0  # the highest bin within 50 dB of the spectrum's peak, as NeMo Curator measures it
@@ -33,6 +42,7 @@ MONO_SIDE_DB = -40.0  # level of (left - right) over that of (left + right)
 ANTIPHASE_CORRELATION = -0.5
 DURATION_TOLERANCE = 0.03  # decoded length against the header's; shorter is a cut file, see pipeline/audio.py
 _FFT_SIZE = 4096
+_FRAMES_AT_ONCE = 400
 
 
 class CheckAudio(Stage):
@@ -69,7 +79,7 @@ class CheckAudio(Stage):
             return Drop("too_short", f"{song.duration_s:.2f} s, expected at least {self.config.min_duration_s:g} s")
         if song.duration_s > self.config.max_duration_s:
             return Drop("too_long", f"{song.duration_s:.0f} s, expected at most {self.config.max_duration_s:g} s")
-        peak = float(np.max(np.abs(song.mix)))
+        peak = max(float(np.abs(block).max(initial=0.0)) for block in iterate_blocks(song.mix))
         if 20 * np.log10(max(peak, 1e-10)) < SILENCE_PEAK_DBFS:
             return Drop(
                 "silent", f"peak {20 * np.log10(max(peak, 1e-10)):.0f} dBFS, expected above {SILENCE_PEAK_DBFS:.0f}"
@@ -111,21 +121,15 @@ def _decode(song: Song, max_duration_s: float) -> DecodedAudio:
 
 def measure_audio(samples: Audio, sample_rate: int) -> dict[str, Any]:
     """Return the metrics of float32 [C, L] that pipeline/README.md lists under check_audio."""
-    import pyloudnorm  # it brings scipy.signal, which takes seconds to load
-
-    lufs = -70.0  # the absolute gate of BS.1770-4
-    if samples.shape[1] >= LUFS_BLOCK_S * sample_rate:
-        measured = pyloudnorm.Meter(sample_rate).integrated_loudness(samples.T.astype(np.float64))
-        lufs = max(float(measured), lufs)
     means = samples.mean(axis=1, dtype=np.float64)
     level_db = _spectrum_db(to_mono(samples))
     return {
-        "lufs": lufs,
+        "lufs": measure_loudness(samples, sample_rate),
         "true_peak_dbfs": 20 * np.log10(max(_true_peak(samples, sample_rate), 1e-10)),
         "rms_dbfs": rms_dbfs(samples),
         "dc_offset": float(np.max(np.abs(means))),
         "silence_share": _silence_share(samples, sample_rate),
-        **_measure_clipping(samples - means.astype(np.float32)[:, None]),
+        **_measure_clipping(samples, means.astype(np.float32)[:, None]),
         **(_measure_stereo(samples) if len(samples) == 2 else {}),
         "bandwidth_hz": _bandwidth_hz(level_db, sample_rate),
         "cutoff_hz": _cutoff_hz(level_db, sample_rate),
@@ -151,27 +155,34 @@ def find_warnings(metrics: dict[str, Any], sample_rate: int) -> list[str]:
 
 def _silence_share(samples: Audio, sample_rate: int) -> float:
     size = max(int(SILENT_FRAME_S * sample_rate), 1)
-    num_frames = samples.shape[1] // size
-    frames = samples[:, : num_frames * size].reshape(len(samples), num_frames, size)
-    peaks = np.abs(frames).max(axis=(0, 2))
-    return float(np.mean(peaks < 10 ** (SILENCE_PEAK_DBFS / 20))) if num_frames else 0.0
+    num_frames, num_silent = samples.shape[1] // size, 0
+    for block in iterate_blocks(samples[:, : num_frames * size], _FRAMES_AT_ONCE * size):
+        peaks = np.abs(block.reshape(len(samples), -1, size)).max(axis=(0, 2))
+        num_silent += int((peaks < 10 ** (SILENCE_PEAK_DBFS / 20)).sum())
+    return num_silent / num_frames if num_frames else 0.0
 
 
-def _measure_clipping(centred: Audio) -> dict[str, float]:
+def _measure_clipping(samples: Audio, offset: Audio) -> dict[str, float]:
     """Measure samples without their DC offset: how many lie at their channel's peak, and the peak over the RMS."""
-    peaks = np.abs(centred).max(axis=1, keepdims=True)
-    at_peak = (np.abs(centred) >= CLIPPED_LEVEL * peaks) & (peaks > 0)
-    crest_db = 20 * np.log10(max(float(peaks.max()), 1e-10)) - rms_dbfs(centred[int(peaks.argmax())])
-    return {"clipped_share": float(at_peak.mean()), "crest_db": float(crest_db)}
+    peaks = np.max([np.abs(block - offset).max(axis=1, keepdims=True) for block in iterate_blocks(samples)], axis=0)
+    num_clipped = sum(
+        int(((np.abs(block - offset) >= CLIPPED_LEVEL * peaks) & (peaks > 0)).sum())
+        for block in iterate_blocks(samples)
+    )
+    loudest = int(peaks.argmax())
+    rms_db = rms_dbfs_of_blocks(block[loudest] - offset[loudest] for block in iterate_blocks(samples))
+    crest_db = 20 * np.log10(max(float(peaks.max()), 1e-10)) - rms_db
+    return {"clipped_share": num_clipped / samples.size, "crest_db": float(crest_db)}
 
 
 def _measure_stereo(samples: Audio) -> dict[str, float]:
     left, right = samples
-    product = float(np.mean(left.astype(np.float64) * right))
+    product = sum(float(np.vdot(*block.astype(np.float64))) for block in iterate_blocks(samples)) / len(left)
     levels = rms_dbfs(left), rms_dbfs(right)
     return {
         "stereo_correlation": product / 10 ** (sum(levels) / 20) if min(levels) > SILENT_RMS_DBFS else 0.0,
-        "side_db": rms_dbfs(left - right) - rms_dbfs(left + right),
+        "side_db": rms_dbfs_of_blocks(block[0] - block[1] for block in iterate_blocks(samples))
+        - rms_dbfs_of_blocks(block[0] + block[1] for block in iterate_blocks(samples)),
         "channel_difference_db": levels[0] - levels[1],
     }
 

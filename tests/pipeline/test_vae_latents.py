@@ -343,7 +343,10 @@ WEIGHT = "encoder.layers.3.layers.1.layers.1.weight_v"
         ({"discriminator.0.weight": torch.zeros(3)}, r"discriminator\.0\.weight is unexpected"),
         ({WEIGHT: torch.zeros(6, 6, 5)}, rf"{WEIGHT} has shape \(6, 6, 5\), expected \(6, 6, 7\)"),
         ({WEIGHT: torch.full((6, 6, 7), math.nan)}, rf"{WEIGHT} holds values that are not finite"),
-        ({WEIGHT: torch.zeros(6, 6, 7, dtype=torch.int64)}, rf"{WEIGHT} is torch.int64, expected floating-point numbers"),
+        (
+            {WEIGHT: torch.zeros(6, 6, 7, dtype=torch.int64)},
+            rf"{WEIGHT} is torch.int64, expected floating-point numbers",
+        ),
         ({WEIGHT.replace("weight_v", "parametrizations.weight.original1"): torch.zeros(6, 6, 7)}, "1 tensors twice"),
     ],
     ids=["missing", "extra", "other", "shape", "nan", "integers", "twice"],
