@@ -64,6 +64,7 @@ class CleanSettings:
                     batch_size=self.profile.batch_size(device),
                     precision=self.profile.separator_precision,
                     device=device,
+                    keep_vocals=self.keep_vocals,
                 )
             ),
             TranscribeVocals(

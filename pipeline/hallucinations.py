@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from pipeline.lyrics_text import split_words
 from pipeline.match_words import sound_key
 from pipeline.song import Word
 
@@ -17,6 +18,8 @@ MIN_VOICE_SHARE = 0.2  # of a phrase; heard phrases of songs at hand have 0.4 an
 MIN_LOOP_COUNT = 4  # as NeMo Curator: seen more than three times, here one right after the other
 MIN_LOOP_VOICE_SHARE = 0.5  # of one turn of a loop
 MAX_LOOP_WORDS = 10
+STUCK_PHRASES, STUCK_WORDS = 3, 8  # ours: turns in a row of a phrase, of one or two words
+MIN_PHRASE_WORDS = 3  # different ones
 PHRASE_PAUSE_S = 0.5
 MAX_PHRASE_WORDS = 8
 _SENTENCE_END = (".", "!", "?", "。", "！", "？")
@@ -60,6 +63,20 @@ def remove_hallucinations(
                 removed |= {positions[k]: "loop" for k in turn if positions[k] not in removed}
     kept = [word for k, word in enumerate(words) if k not in removed]
     return kept, dict(Counter(removed.values()))
+
+
+def is_stuck(text: str) -> bool:
+    """Whether a text says the same few words again and again, as a decoder does that has lost its place.
+
+    Three turns of a phrase can be a chorus: it is heard again, not thrown away.
+    """
+    keys = [sound_key(word) for word in split_words(text, "")]
+    for size in range(1, MAX_LOOP_WORDS + 1):
+        for start in range(len(keys) - size):
+            is_phrase = len(set(keys[start : start + size])) >= MIN_PHRASE_WORDS
+            if _count_turns(keys, start, size) >= (STUCK_PHRASES if is_phrase else STUCK_WORDS):
+                return True
+    return False
 
 
 def split_phrases(words: Sequence[Word], positions: Sequence[int]) -> Iterator[list[int]]:
@@ -112,10 +129,15 @@ def _longest_run(keys: Sequence[str], start: int) -> tuple[int, int]:
     """Return the length of the words that repeat from `start` on, and how often: the choice that covers most."""
     best = (1, 1)
     for size in range(1, MAX_LOOP_WORDS + 1):
-        pattern = keys[start : start + size]
-        count = 1
-        while keys[start + count * size : start + (count + 1) * size] == pattern:
-            count += 1
+        count = _count_turns(keys, start, size)
         if count >= MIN_LOOP_COUNT and size * count > best[0] * best[1]:
             best = (size, count)
     return best
+
+
+def _count_turns(keys: Sequence[str], start: int, size: int) -> int:
+    pattern = keys[start : start + size]
+    count = 1
+    while keys[start + count * size : start + (count + 1) * size] == pattern:
+        count += 1
+    return count

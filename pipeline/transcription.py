@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
+from pipeline.hallucinations import is_stuck
 from pipeline.lyrics_text import split_words
 from pipeline.voice_detector import VoiceDetector, VoicedWindow
 from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper
 
 BATCH_WINDOWS = 8  # encoded and decoded at once; WhisperX's own default
+NO_REPEAT_TOKENS = (
+    3  # in a row; ours. Whisper's own way out of a loop is to draw at random, which is no two times alike
+)
 BEAM_SIZE = 5  # WhisperX's default, as Whisper's own
 
 
@@ -70,15 +75,13 @@ class Listening:
         self._whisper.require_language(language)
         segments = []
         for batch, encoded in zip(_batches(self.windows), self._encodings, strict=True):
-            results = self._whisper.model.generate(
-                encoded,
-                [self._whisper.prompt(language)] * len(batch),
-                beam_size=BEAM_SIZE,
-                return_scores=True,
-                return_no_speech_prob=True,
-                suppress_blank=True,
-            )
-            texts = [self._whisper.decode(result.sequences_ids[0]) for result in results]
+            results, texts = self._decode(encoded, len(batch), language)
+            stuck = [k for k, text in enumerate(texts) if is_stuck(text)]
+            if stuck:
+                again, other_texts = self._decode(encoded, len(batch), language, no_repeat_ngram_size=NO_REPEAT_TOKENS)
+                for k in stuck:
+                    if not is_stuck(other_texts[k]):
+                        results[k], texts[k] = again[k], other_texts[k]
             spans = [(window.start_s, window.end_s) for window in batch]
             timed = self._whisper.align_encoded(encoded, spans, [split_words(text, "") for text in texts], language)
             for window, result, text, words in zip(batch, results, texts, timed, strict=True):
@@ -87,6 +90,18 @@ class Listening:
                 mean_logprob = result.scores[0] * num_tokens / (num_tokens + 1)
                 segments.append(Segment(window.start_s, window.end_s, text, mean_logprob, result.no_speech_prob, words))
         return segments
+
+    def _decode(self, encoded: Any, num_windows: int, language: str, **settings: int) -> tuple[list[Any], list[str]]:
+        results = self._whisper.model.generate(
+            encoded,
+            [self._whisper.prompt(language)] * num_windows,
+            beam_size=BEAM_SIZE,
+            return_scores=True,
+            return_no_speech_prob=True,
+            suppress_blank=True,
+            **settings,
+        )
+        return results, [self._whisper.decode(result.sequences_ids[0]) for result in results]
 
 
 def weigh_no_speech(segments: Sequence[Segment]) -> float:

@@ -100,6 +100,31 @@ def test_a_copy_with_lyrics_goes_before_a_better_one_without(tmp_path):
     assert list(find_originals(survey(raw, tmp_path / "out"))) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("lyrics", "is_copy"),
+    [
+        ("a line to sing\nand another", True),
+        ("[verse]\nA line to sing!\nhttp://lyrics.example.com", True),
+        ("", True),
+        ("something else entirely\nof another song", False),
+        ("sing to a line", False),
+    ],
+)
+def test_one_recording_with_the_lyrics_of_two_songs_is_listened_to_twice(tmp_path, lyrics, is_copy):
+    """Two songs can share an accompaniment, and of two texts of one recording the wrong one must not win."""
+    raw = tmp_path / "raw"
+    put(raw / "a.wav", melody(0))
+    put(raw / "b.mp3", melody(0), lyrics=lyrics)
+    assert list(find_originals(survey(raw, tmp_path / "out"))) == (["b"] if is_copy else [])
+
+
+def test_equal_bytes_are_copies_whatever_their_lyrics(tmp_path):
+    raw = tmp_path / "raw"
+    put(raw / "a.wav", melody(0))
+    put(raw / "b.wav", melody(0), lyrics="something else entirely\nof another song")
+    assert list(find_originals(survey(raw, tmp_path / "out"))) == ["b"]
+
+
 def test_songs_without_lyrics_are_listened_to_if_asked(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     put(raw / "d.wav", melody(1), lyrics="")

@@ -130,6 +130,21 @@ def test_sounds_speak_for_lyrics_that_were_not_heard(monkeypatch):
     assert song.metrics["sound_evidence"] == 0.46
 
 
+@pytest.mark.parametrize(("sound_evidence", "is_kept"), [(0.43, True), (0.2, False)])
+def test_words_and_sounds_that_each_say_too_little_speak_together(monkeypatch, sound_evidence, is_kept):
+    """Five of thirty words were heard: 0.11 of the 0.15 that they need alone."""
+    unheard = [" ".join(f"{c * 3}{n}" for c in "bcdfg") for n in ("one", "two", "six", "ten", "zen")]
+    song = open_song("\n".join([LANTERNS, *unheard]), hear(LANTERNS, 2))
+    audio = SungSong((LANTERNS, 2), *((line, 5 + 3 * k) for k, line in enumerate(unheard)))
+    audio.sound_evidence = sound_evidence
+    result = align(monkeypatch, song, audio)
+    assert 0.09 < song.metrics["evidence"] < 0.14
+    assert (result is song) == is_kept
+    if not is_kept:
+        assert isinstance(result, Drop)
+        assert result.reason == "lyrics_mismatch"
+
+
 def test_lyrics_that_explain_little_of_what_was_heard(monkeypatch):
     other = [word for k in range(8) for word in hear(" ".join(f"{c * 7}{k}" for c in "bcdfg"), 6 + 2 * k)]
     song = open_song(LANTERNS, [*hear(LANTERNS, 2), *other])

@@ -1,6 +1,7 @@
 """Separation in a stream equals Demucs' own apply_model over the whole song, whatever it is cut into."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,6 +167,19 @@ def test_vocals_are_written_over_the_mix_after_it_was_read(tmp_path, monkeypatch
     stage.process(song)
     np.testing.assert_array_equal(song.vocals, stage.separate(mix, rate))
     assert song.mix is None
+
+
+def test_vocals_that_nobody_keeps_are_gone(stage, tmp_path, monkeypatch):
+    """Later stages hear the voice at 16 kHz, which is the same."""
+    mix = make_mix(48_000)
+    songs = [Song(song_id="x", path=tmp_path, audio="x.wav", mix=mix.copy(), sample_rate=48_000) for _ in range(2)]
+    stage.process(songs[0])
+    monkeypatch.setattr(stage, "config", replace(stage.config, keep_vocals=False))
+    stage.process(songs[1])
+    assert songs[0].vocals is not None
+    assert songs[1].vocals is None
+    np.testing.assert_array_equal(songs[0].voice, songs[1].voice)
+    assert songs[0].metrics == songs[1].metrics
 
 
 def test_silence_stays_silent(stage, tmp_path):

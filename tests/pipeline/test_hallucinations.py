@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.hallucinations import remove_hallucinations
+from pipeline.hallucinations import is_stuck, remove_hallucinations
 from pipeline.song import Word
 
 
@@ -66,3 +66,22 @@ def test_only_the_phrase_goes_and_fast_rap_stays():
 def test_thank_you_may_be_sung():
     heard = words("thank you for the music")
     assert remove_hallucinations(heard, [-0.3], everywhere) == (heard, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I found a compass. It pointed to the corner. It pointed to the corner. It pointed to the corner.", True),
+        ("It was blue, " + "blue, " * 8, True),
+        ("yellow, red, " * 8, True),
+        ("你慢慢飞" + "心情" * 8, True),
+        ("Dance with me, my darling, dance with me, my darling", False),
+        ("na " * 7 + "hey", False),
+        ("la di " * 7, False),
+        ("the corner of the corner of the door", False),
+        ("la", False),
+        ("", False),
+    ],
+)
+def test_a_decoder_that_lost_its_place(text, expected):
+    assert is_stuck(text) is expected

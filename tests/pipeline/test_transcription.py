@@ -101,3 +101,47 @@ def test_an_unknown_language_is_an_error():
 def test_no_speech_is_weighed_by_length():
     segments = [Segment(0, 30, "", 0.0, 0.2, []), Segment(40, 50, "", 0.0, 1.0, [])]
     assert weigh_no_speech(segments) == pytest.approx(0.4)
+
+
+STUCK = "round and round we go " * 4
+
+
+class StuckWhisper(FakeWhisper):
+    """Says of every second window the same again and again, unless that is forbidden."""
+
+    def __init__(self, way_out: str) -> None:
+        super().__init__()
+        self.way_out = way_out
+        self.settings: list[dict[str, int]] = []
+
+    def generate(self, encoded, prompts, **settings):
+        self.settings.append(settings)
+        return (
+            super().generate(encoded, prompts)
+            if "no_repeat_ngram_size" not in settings
+            else [SimpleNamespace(sequences_ids=[[9, 9]], scores=[-0.6], no_speech_prob=0.1) for _ in encoded]
+        )
+
+    def decode(self, tokens):
+        return {0: "heard once", 1: STUCK, 9: self.way_out}[tokens[0]]
+
+
+@pytest.mark.parametrize("way_out", ["round and round, then home", STUCK])
+def test_a_window_in_which_the_decoder_is_stuck_is_decoded_again(way_out):
+    """What is heard the second time counts, unless that is no better; other windows keep what was heard first."""
+    samples = np.zeros(RATE * 40, np.float32)
+    samples[20 * RATE] = 1.0
+    windows = [VoicedWindow(0, 9, 9), VoicedWindow(20, 29, 9)]
+    whisper = StuckWhisper(way_out)
+    first, second = Listening(whisper, SimpleNamespace(find=lambda *_: (VOICE, windows)), samples).transcribe("en")
+    assert first.text == "heard once"
+    assert second.text == way_out
+    assert second.mean_logprob == pytest.approx(-0.2 if way_out is STUCK else -0.4)
+    assert [settings.get("no_repeat_ngram_size") for settings in whisper.settings] == [None, 3]
+
+
+def test_a_window_is_decoded_once_where_nothing_repeats():
+    whisper = StuckWhisper("")
+    samples = np.zeros(RATE * 10, np.float32)
+    Listening(whisper, SimpleNamespace(find=lambda *_: (VOICE, [VoicedWindow(0, 9, 9)])), samples).transcribe("en")
+    assert len(whisper.settings) == 1
