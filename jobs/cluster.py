@@ -5,6 +5,7 @@ import importlib.metadata
 import itertools
 import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -59,10 +60,14 @@ class Cluster:
         return Pool(num_workers=max(1, int(self.num_cpus)), num_cpus=min(1.0, self.num_cpus))
 
     def encoders(self, requested: int | None = None) -> Pool:
-        """Return a pool for work with weights: one worker per GPU, or per core where there is none."""
+        """Return a pool for work with weights: one worker per GPU, or per core where there is none.
+
+        More workers than GPUs share them in equal parts, so that all can start; fewer take one each.
+        """
         workers = requested or max(1, int(self.num_gpus or self.num_cpus))
+        num_gpus = 1 / math.ceil(workers / self.num_gpus) if self.num_gpus else 0.0
         # Ray counts in steps of 0.0001; rounding down keeps the sum under what there is.
-        num_cpus, num_gpus = (int(10_000 * what / workers) / 10_000 for what in (self.num_cpus, self.num_gpus))
+        num_cpus, num_gpus = (int(10_000 * what) / 10_000 for what in (self.num_cpus / workers, num_gpus))
         return Pool(num_workers=workers, num_cpus=min(1.0, num_cpus), num_gpus=num_gpus)
 
 

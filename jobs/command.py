@@ -53,8 +53,9 @@ def add_model_flags(parser: CommandParser, stages: Sequence[str]) -> None:
         help=f"models and settings: {' or '.join(sorted(PROFILES))} (default: $SONGBLOOM_PROFILE, else full)",
     )
     for stage in stages:
+        extra = "`whisper` (none but the verifier), `wav2vec2` (by language), " if stage == "aligner" else ""
         parser.add_argument(
-            f"--{stage}", metavar="MODEL", help=f"another {stage}: a local path, a hub id or `miniature`"
+            f"--{stage}", metavar="MODEL", help=f"another {stage}: {extra}a local path, a hub id or `miniature`"
         )
 
 

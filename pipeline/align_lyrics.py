@@ -44,7 +44,7 @@ class AlignLyrics(Stage):
         aligner_name: str = "whisper"  # as `pipeline.aligner.Aligners` takes it
         device: str = "cpu"
         threads: int = 1
-        min_evidence: float = 0.15  # see `measure_evidence`; sung lyrics reach 0.25 to 0.8, those of other songs 0.03
+        min_evidence: float = 0.15  # see `measure_evidence`; sung lyrics reach 0.1 to 0.8, those of other songs 0.05
         min_coverage: float = 0.25  # of the heard words
         # Of the words by sounds alone, see `CtcSong.measure_evidence`: right lyrics of songs at hand reach 0.41 to 4
         # but for three (-0.05, 0.24, 0.28), those of other songs at most 0.36.

@@ -15,7 +15,7 @@ from pipeline.whisper import TimedWord
 
 logger = logging.getLogger(__name__)
 
-ATTENTION = "whisper"  # no second model: the recogniser's cross-attention
+ATTENTION = "whisper"  # no second model: the verifier's cross-attention
 BY_LANGUAGE = "wav2vec2"  # the wav2vec 2.0 model of the song's language, attention where there is none
 
 
@@ -71,7 +71,7 @@ class CtcAligner:
 class Aligners:
     """The CTC aligner of every language under one name; a model loads when the first song needs it.
 
-    The recogniser's own cross-attention serves every language and needs none of them (`pipeline.sung_audio` asks both).
+    The verifier's own cross-attention serves every language and needs none of them (`pipeline.sung_audio` asks both).
 
     Args:
         name: "whisper", "wav2vec2" (a model per language), "miniature" (the packaged phoneme recogniser), or one

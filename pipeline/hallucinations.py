@@ -68,7 +68,7 @@ def remove_hallucinations(
 def is_stuck(text: str) -> bool:
     """Whether a text says the same few words again and again, as a decoder does that has lost its place.
 
-    Three turns of a phrase can be a chorus: it is heard again, not thrown away.
+    Three turns of a phrase can be a chorus: the window is heard again, and what says more counts.
     """
     keys = [sound_key(word) for word in split_words(text, "")]
     for size in range(1, MAX_LOOP_WORDS + 1):

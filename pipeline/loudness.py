@@ -1,5 +1,6 @@
 """Integrated loudness of a song of any length: pyloudnorm's filters and gating blocks, a minute of audio at a time."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,7 +35,7 @@ def _block_loudness(samples: Audio, sample_rate: int) -> Iterator[NDArray[np.flo
         before = min(first, _WARM_UP_BLOCKS)
         last = min(first + _BLOCKS_AT_ONCE, num_blocks) - 1
         start = round((first - before) * STEP_S * sample_rate)
-        stop = round((last * STEP_S + BLOCK_S) * sample_rate)
+        stop = math.ceil(round((last * STEP_S + BLOCK_S) * sample_rate, 6))  # the meter takes no block cut short
         meter.integrated_loudness(samples[:, start:stop].T.astype(np.float64))
         yield np.array(meter.blockwise_loudness[before:])
 

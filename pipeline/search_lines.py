@@ -20,7 +20,7 @@ MIN_WINDOW_S = 1.0
 MIN_APART = math.ceil(WINDOW_S / HOP_S)  # windows, of equal lines
 MIN_VOICE_SHARE = 0.1  # windows with less singing are passed over
 ALIKE_SHARE = 0.5  # of the different words of the poorer of two lines
-SEARCHED_SHARE = 0.9  # of a window in which no line was found before: it is not asked again
+KNOWN_SHARE = 0.9  # of a window that lies in one in which no line was found: it is not asked again
 
 Words = tuple[str, ...]
 Span = tuple[float, float]  # start and end in seconds of the song
@@ -57,7 +57,7 @@ def search_free(
     for low_s, high_s in zip(edges[::2], edges[1::2], strict=True):
         if high_s - low_s < MIN_FREE_S or audio.voiced_share(low_s, high_s) < MIN_VOICE_SHARE:
             continue
-        windows = [w for w in _windows(low_s, high_s, audio) if _covered_share(w, in_vain) < SEARCHED_SHARE]
+        windows = [w for w in _windows(low_s, high_s, audio) if not _is_known(w, in_vain)]
         for line in _search(candidates, windows, audio, in_vain, is_expected=False):
             missing = [c for c in candidates if c.words == line.words and id(c) not in places]
             if missing:
@@ -156,14 +156,12 @@ def _windows(low_s: float, high_s: float, audio: SungAudio) -> list[Span]:
     return [window for window in windows if audio.voiced_share(*window) >= MIN_VOICE_SHARE]
 
 
-def _covered_share(window: Span, spans: Sequence[Span]) -> float:
-    """Return the share of a window that lies in at least one of the spans."""
-    at_s, end_s = window
-    free_s = 0.0
-    for low_s, high_s in sorted(spans):
-        free_s += max(min(low_s, end_s) - at_s, 0.0)
-        at_s = min(max(at_s, high_s), end_s)
-    return 1 - (free_s + end_s - at_s) / (end_s - window[0])
+def _is_known(window: Span, spans: Sequence[Span]) -> bool:
+    """Whether one of the spans holds nearly all of a window; two that meet in it may have cut a line in two."""
+    start_s, end_s = window
+    return any(
+        min(end_s, last_s) - max(start_s, first_s) >= KNOWN_SHARE * (end_s - start_s) for first_s, last_s in spans
+    )
 
 
 def _time_lines(heard: Sequence[tuple[Candidate, Span]], audio: SungAudio) -> None:

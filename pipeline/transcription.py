@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
-from pipeline.hallucinations import is_stuck
+from pipeline.hallucinations import MIN_SEGMENT_LOGPROB, is_stuck
 from pipeline.lyrics_text import split_words
+from pipeline.match_words import sound_key
 from pipeline.voice_detector import VoiceDetector, VoicedWindow
 from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper
 
@@ -80,15 +81,13 @@ class Listening:
             if stuck:
                 again, other_texts = self._decode(encoded, len(batch), language, no_repeat_ngram_size=NO_REPEAT_TOKENS)
                 for k in stuck:
-                    if not is_stuck(other_texts[k]):
+                    if _is_better(other_texts[k], texts[k]) and _mean_logprob(again[k]) >= MIN_SEGMENT_LOGPROB:
                         results[k], texts[k] = again[k], other_texts[k]
             spans = [(window.start_s, window.end_s) for window in batch]
             timed = self._whisper.align_encoded(encoded, spans, [split_words(text, "") for text in texts], language)
             for window, result, text, words in zip(batch, results, texts, timed, strict=True):
-                # The score is a mean over the tokens; Whisper's thresholds are for one over the tokens and the end.
-                num_tokens = len(result.sequences_ids[0])
-                mean_logprob = result.scores[0] * num_tokens / (num_tokens + 1)
-                segments.append(Segment(window.start_s, window.end_s, text, mean_logprob, result.no_speech_prob, words))
+                logprob = _mean_logprob(result)
+                segments.append(Segment(window.start_s, window.end_s, text, logprob, result.no_speech_prob, words))
         return segments
 
     def _decode(self, encoded: Any, num_windows: int, language: str, **settings: int) -> tuple[list[Any], list[str]]:
@@ -102,6 +101,18 @@ class Listening:
             **settings,
         )
         return results, [self._whisper.decode(result.sequences_ids[0]) for result in results]
+
+
+def _mean_logprob(result: Any) -> float:
+    # CTranslate2's score is a mean over the tokens; Whisper's thresholds are for one over the tokens and the end.
+    num_tokens = len(result.sequences_ids[0])
+    return float(result.scores[0] * num_tokens / (num_tokens + 1))
+
+
+def _is_better(text: str, stuck_text: str) -> bool:
+    """Whether a text that was forbidden to repeat itself says more: a chorus that is sung three times has no more."""
+    new, old = (set(map(sound_key, split_words(each, ""))) for each in (text, stuck_text))
+    return not is_stuck(text) and len(new) > len(old)
 
 
 def weigh_no_speech(segments: Sequence[Segment]) -> float:

@@ -19,7 +19,9 @@ def test_pools_fit_into_the_cluster(num_cpus, requested):
 
 def test_every_gpu_serves_one_encoder_unless_more_are_asked_for():
     assert (Cluster(16, 4).encoders().num_workers, Cluster(16, 4).encoders().num_gpus) == (4, 1.0)
-    assert (Cluster(16, 4).encoders(8).num_workers, Cluster(16, 4).encoders(8).num_gpus) == (8, 0.5)
+    for requested, num_gpus in ((8, 0.5), (6, 0.5), (3, 1.0), (1, 1.0), (12, 0.3333)):  # Ray gives 1.3 GPUs to nobody
+        pool = Cluster(16, 4).encoders(requested)
+        assert (pool.num_workers, pool.num_gpus) == (requested, num_gpus)
 
 
 STREAMS = """

@@ -132,6 +132,16 @@ def test_free_room_is_not_searched_again_where_nothing_was_found():
     assert (summer.text, summer.start_s) == (SUMMER, pytest.approx(20.0))
 
 
+def test_a_line_that_two_windows_cut_is_searched_when_the_line_between_them_is_gone():
+    lines = give("hey", HARBOUR, SUMMER)
+    audio = SungSong((HARBOUR, 9), (SUMMER, 20), (OTHER_SONG, 2), (OTHER_SONG, 13), duration_s=22.0)
+    wrong, in_vain = place(lines[0], 9.8), []
+    search_free(lines, [wrong, place(lines[2], 20)], audio, in_vain)
+    assert (in_vain[0][0], in_vain[1][1]) == (0.0, 9.8)
+    (harbour,) = search_free(lines, [lines[2]], audio, in_vain)
+    assert (harbour.text, harbour.start_s) == (HARBOUR, pytest.approx(9.0))
+
+
 def test_a_chorus_that_is_missing_twice_is_found_twice():
     """Its lines agree as well with either repetition, and the path must not put both where the voice is clearest."""
     lines = give(LANTERNS, HARBOUR, SUMMER, HARBOUR, HORSES)

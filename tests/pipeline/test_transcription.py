@@ -109,9 +109,9 @@ STUCK = "round and round we go " * 4
 class StuckWhisper(FakeWhisper):
     """Says of every second window the same again and again, unless that is forbidden."""
 
-    def __init__(self, way_out: str) -> None:
+    def __init__(self, way_out: str = "", score: float = -0.6) -> None:
         super().__init__()
-        self.way_out = way_out
+        self.way_out, self.score = way_out, score
         self.settings: list[dict[str, int]] = []
 
     def generate(self, encoded, prompts, **settings):
@@ -119,29 +119,37 @@ class StuckWhisper(FakeWhisper):
         return (
             super().generate(encoded, prompts)
             if "no_repeat_ngram_size" not in settings
-            else [SimpleNamespace(sequences_ids=[[9, 9]], scores=[-0.6], no_speech_prob=0.1) for _ in encoded]
+            else [SimpleNamespace(sequences_ids=[[9, 9]], scores=[self.score], no_speech_prob=0.1) for _ in encoded]
         )
 
     def decode(self, tokens):
         return {0: "heard once", 1: STUCK, 9: self.way_out}[tokens[0]]
 
 
-@pytest.mark.parametrize("way_out", ["round and round, then home", STUCK])
-def test_a_window_in_which_the_decoder_is_stuck_is_decoded_again(way_out):
-    """What is heard the second time counts, unless that is no better; other windows keep what was heard first."""
+@pytest.mark.parametrize(
+    ("way_out", "score", "is_taken"),
+    [
+        ("round and round we go, then home", -0.6, True),
+        ("round and round we go, then home", -1.6, False),  # nothing would be left of so unsure a window
+        ("round and round we go, then home " * 4, -0.6, False),
+        ("round and round we go", -0.6, False),  # a chorus that is sung four times
+    ],
+)
+def test_a_window_in_which_the_decoder_is_stuck_is_decoded_again(way_out, score, is_taken):
+    """What is heard the second time counts where it says more; other windows keep what was heard first."""
     samples = np.zeros(RATE * 40, np.float32)
     samples[20 * RATE] = 1.0
     windows = [VoicedWindow(0, 9, 9), VoicedWindow(20, 29, 9)]
-    whisper = StuckWhisper(way_out)
+    whisper = StuckWhisper(way_out, score)
     first, second = Listening(whisper, SimpleNamespace(find=lambda *_: (VOICE, windows)), samples).transcribe("en")
     assert first.text == "heard once"
-    assert second.text == way_out
-    assert second.mean_logprob == pytest.approx(-0.2 if way_out is STUCK else -0.4)
+    assert second.text == (way_out if is_taken else STUCK)
+    assert second.mean_logprob == pytest.approx(score * 2 / 3 if is_taken else -0.2)
     assert [settings.get("no_repeat_ngram_size") for settings in whisper.settings] == [None, 3]
 
 
 def test_a_window_is_decoded_once_where_nothing_repeats():
-    whisper = StuckWhisper("")
+    whisper = StuckWhisper()
     samples = np.zeros(RATE * 10, np.float32)
     Listening(whisper, SimpleNamespace(find=lambda *_: (VOICE, [VoicedWindow(0, 9, 9)])), samples).transcribe("en")
     assert len(whisper.settings) == 1

@@ -184,8 +184,8 @@ def test_values_that_only_the_writer_checks(
 @pytest.mark.parametrize("name", ["key", "first"])
 def test_inspect(tmp_path: Path, rows: list[IndexRow], name: str) -> None:
     row = rows[3] if name == "key" else rows[0]
-    code, lines, _ = run("inspect", tmp_path, *([row.key] if name == "key" else []))
-    assert code == 0
+    code, lines, errors = run("inspect", tmp_path, *([row.key] if name == "key" else []))
+    assert code == 0, errors
     assert lines[0].split() == ["key", row.key]
     assert json.loads(lines[-1])["shapes"]["latents"] == [row.num_frames, 8]
     assert any("one \\u98ce" in line for line in lines)  # lyrics survive a terminal without their letters
