@@ -1,15 +1,11 @@
 """First pass over the inputs: usable audio or not, finished already or not, the same recording as another or not."""
 
 import itertools
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from jobs.cluster import Row, naming
 from pipeline.audio import AudioDecodeError, hash_file, require_regular_file
@@ -40,7 +36,7 @@ class Survey:
     settings_fingerprint: str
 
     def __call__(self, row: Row) -> Row:
-        """Add sha256, fingerprint, checked, num_letters and word_pairs of the lyrics, finished; or quarantine, why."""
+        """Add sha256, fingerprint, checked, num_letters (of the lyrics), finished; or why it goes to quarantine."""
         source: SongInput = row["source"]
         try:
             if source.problem:
@@ -55,17 +51,16 @@ class Survey:
             return row | {"quarantine": f"cannot be read: {error.strerror}"}
         try:
             lyrics = lyrics_bytes(source)
-            lines = [line.text for line in parse_lyrics(decode_lyrics(lyrics)).lines]
+            num_letters = sum(len(line.text) for line in parse_lyrics(decode_lyrics(lyrics)).lines)
         except LyricsError:  # start_song says so in the song's warnings
-            lyrics, lines = b"unreadable", []
+            lyrics, num_letters = b"unreadable", 0
         fingerprint = song_fingerprint(self.settings_fingerprint, sha256, source, lyrics)
         record = read_record(self.out, source.song_id)
         return row | {
             "sha256": sha256,
             "fingerprint": fingerprint,
             "checked": checked,
-            "num_letters": sum(map(len, lines)),
-            "word_pairs": hash_word_pairs(lines),
+            "num_letters": num_letters,
             "finished": record is not None and record["fingerprint"] == fingerprint,
         }
 
@@ -107,17 +102,17 @@ def judge_lyrics(num_letters: int, duration_s: float, settings: CleanSettings) -
     return None
 
 
-def hash_word_pairs(lines: Sequence[str]) -> NDArray[np.uint32]:
-    """Return hashes of all words that follow each other in a line, sorted: what texts are compared by."""
-    words = [list(map(sound_key, split_words(line, ""))) for line in lines]
-    pairs = {" ".join(pair) for line in words for pair in itertools.pairwise(line)}
-    return np.unique(np.array([zlib.crc32(pair.encode()) for pair in pairs], np.uint32))
-
-
 def _have_one_text(one: Row, other: Row) -> bool:
     """Whether the lyrics of two files are those of one song; true where one has none."""
-    shared = len(np.intersect1d(one["word_pairs"], other["word_pairs"], assume_unique=True))
-    return shared >= MIN_SHARED_PAIRS * min(len(one["word_pairs"]), len(other["word_pairs"]))
+    pairs, other_pairs = _word_pairs(one), _word_pairs(other)
+    return len(pairs & other_pairs) >= MIN_SHARED_PAIRS * min(len(pairs), len(other_pairs))
+
+
+def _word_pairs(row: Row) -> set[tuple[str, str]]:
+    """Return all words that follow each other in a line of the lyrics; read again, as few files sound like another."""
+    lyrics = parse_lyrics(start_song(row["source"], row["sha256"]).lyrics_text)
+    words = [map(sound_key, split_words(line.text, "")) for line in lyrics.lines]
+    return {pair for line in words for pair in itertools.pairwise(line)}
 
 
 def find_originals(rows: Sequence[Row]) -> dict[str, str]:

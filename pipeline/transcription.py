@@ -15,9 +15,8 @@ from pipeline.voice_detector import VoiceDetector, VoicedWindow
 from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper
 
 BATCH_WINDOWS = 8  # encoded and decoded at once; WhisperX's own default
-NO_REPEAT_TOKENS = (
-    3  # in a row; ours. Whisper's own way out of a loop is to draw at random, which is no two times alike
-)
+# In a row; ours. Whisper's own way out of a loop is to draw at random, which is no two times alike.
+NO_REPEAT_TOKENS = 3
 BEAM_SIZE = 5  # WhisperX's default, as Whisper's own
 
 
