@@ -16,7 +16,7 @@ from typing import Any
 
 from jobs.clean_steps import SongWorker
 from jobs.clean_survey import Survey, settle
-from jobs.cluster import Pool, Row, connect, resolve_path, stream
+from jobs.cluster import Crew, Row, connect, resolve_path
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.folder_lock import lock_folder
 from pipeline.clean_folder import (
@@ -55,24 +55,27 @@ def clean(
         logger.info("%d songs in %s", len(songs), source)
         cluster = connect()
         survey = functools.partial(Survey, out, settings, settings.fingerprint())
-        rows = stream([{"source": song} for song in songs], survey, cluster.readers())
-        surveyed = sorted(rows, key=lambda row: row["source"].song_id)
-        todo, num_finished = settle(out, surveyed, settings)
-        logger.info("%d songs to listen to, %d finished before", len(todo), num_finished)
-        # The longest first: no core waits long for the last song.
-        todo.sort(key=lambda row: (-row["checked"].duration_s, row["source"].song_id))
-        stages = functools.partial(settings.stages, cluster.device)
-        make_worker = functools.partial(SongWorker, stages, out, settings.keep_vocals)
-        _listen(todo, make_worker, cluster.encoders(workers or WORKERS_PER_GPU * int(cluster.num_gpus)))
+        with Crew(cluster.readers(), len(songs)) as readers:
+            rows = readers.stream([{"source": song} for song in songs], survey)
+            surveyed = sorted(rows, key=lambda row: row["source"].song_id)
+            todo, num_finished = settle(out, surveyed, settings)
+            logger.info("%d songs to listen to, %d finished before", len(todo), num_finished)
+            # The longest first: no core waits long for the last song.
+            todo.sort(key=lambda row: (-row["checked"].duration_s, row["source"].song_id))
+            pool = cluster.encoders(workers or WORKERS_PER_GPU * int(cluster.num_gpus))
+            stages = functools.partial(settings.stages, cluster.device)
+            make_worker = functools.partial(SongWorker, stages, out, settings.keep_vocals)
+            with readers.fit(pool, len(todo)) as listeners:  # a worker that has read files starts to listen sooner
+                _listen(todo, make_worker, listeners)
         return write_outputs(out, songs, settings, time.monotonic() - started, num_finished)
 
 
-def _listen(todo: Sequence[Row], make_worker: Callable[[], SongWorker], pool: Pool) -> None:
+def _listen(todo: Sequence[Row], make_worker: Callable[[], SongWorker], crew: Crew) -> None:
     """Take all songs through the heavy stages, and say how far they are."""
     total_s = sum(row["checked"].duration_s for row in todo)
     started = last = time.monotonic()
     done_s = 0.0
-    for count, summary in enumerate(stream(todo, make_worker, pool), 1):
+    for count, summary in enumerate(crew.stream(todo, make_worker), 1):
         done_s += summary["duration_s"]
         if count == len(todo) or time.monotonic() - last > PROGRESS_S or sys.stderr.isatty():
             last = time.monotonic()

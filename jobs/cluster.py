@@ -1,6 +1,5 @@
 """Ray, and nothing else of the project: connecting, sizing worker pools, streaming rows through them."""
 
-import ctypes
 import importlib.metadata
 import itertools
 import json
@@ -26,7 +25,16 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 DISTRIBUTION = "songbloom-train"
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+# glibc's settings for workers: keep a few hundred megabytes that are freed. A network takes and frees the same tens of
+# megabytes again and again, and giving them back to have them cleared anew takes a third of a Whisper's encoder and an
+# eighth of a separation on a CPU (pipeline/README.md). One arena, as only the first can hold so much, and CTranslate2
+# works in threads of its own. What is larger than the threshold, as an hour's samples, goes back at once. Read when a
+# process starts: too late for mallopt, as a worker of Ray has threads by then.
+_KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+}
 MAX_RETRIES = 2  # of a row whose worker died, say with its machine or for want of memory
 
 
@@ -92,8 +100,14 @@ def _join_or_start() -> str:
     # Ray would leave a token in the home folder for this short-lived cluster, and from then on `ray start` would ask
     # for it and `ray job submit` would fail. It listens on this machine only.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.update(_worker_environment())
     ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.ERROR)
     return "started a Ray for this run"
+
+
+def leave() -> None:
+    """End the Ray that was started for this run, or leave the one that was joined; at exit Ray would take longer."""
+    ray.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _started_cluster() -> str | None:
@@ -110,45 +124,75 @@ def _started_cluster() -> str | None:
     return address
 
 
-def stream(rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]], pool: Pool) -> Iterator[Row]:
-    """Map every row to a row on a pool of workers, and yield the results as they finish, in any order.
+def _worker_environment() -> dict[str, str]:
+    """Return the settings of `_KEEP_FREED_MEMORY` that nobody has set otherwise."""
+    return {name: value for name, value in _KEEP_FREED_MEMORY.items() if name not in os.environ}
 
-    Every process calls `make_worker` once, and takes the next row when it is done with one; few rows make few workers.
 
-    Raises:
-        JobError: a worker raised; the message is the worker's. Or it died, and again when the row was tried again.
+class Crew:
+    """Worker processes that map rows, one kind of work after the other; each keeps what it loads for it.
+
+    Few rows make few workers. Ends with its `with` block.
     """
-    actor: Any = ray.remote(_Worker)
-    actor = actor.options(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, max_restarts=-1, max_task_retries=MAX_RETRIES)
-    workers = [actor.remote(make_worker) for _ in range(min(pool.num_workers, len(rows)))]
-    waiting, num_left = iter(rows), len(rows)
-    # A worker gets its first row when it has started: on a busy cluster some may never do.
-    running: dict[Any, tuple[Any, Row]] = {worker.start.remote(): (worker, {}) for worker in workers}
-    try:
+
+    def __init__(self, pool: Pool, num_rows: int) -> None:
+        """Ask the cluster for the processes; they start while this one goes on."""
+        actor: Any = ray.remote(_Worker)
+        actor = actor.options(
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+            max_restarts=-1,
+            max_task_retries=MAX_RETRIES,
+            # Of a Ray that was started for this run the workers have it already, and processes that wait for work serve.
+            runtime_env={"env_vars": settings} if (settings := _worker_environment()) else None,
+        )
+        self._pool = pool
+        self._workers = [actor.remote() for _ in range(min(pool.num_workers, num_rows))]
+        self._num_streams = 0
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []
+
+    def fit(self, pool: Pool, num_rows: int) -> "Crew":
+        """Return a crew for the work that comes next: this one where the pools are equal, else a new one for it."""
+        if pool == self._pool:
+            return self
+        self.__exit__()
+        return Crew(pool, num_rows)
+
+    def stream(self, rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]]) -> Iterator[Row]:
+        """Map every row to a row, and yield the results as they finish, in any order.
+
+        Every process calls `make_worker` once, and takes the next row when it is done with one.
+
+        Raises:
+            JobError: a worker raised; the message is the worker's. Or it died, and again when the row was tried again.
+        """
+        self._num_streams += 1
+        work = self._num_streams, ray.put(make_worker)
+        waiting, num_left = iter(rows), len(rows)
+        # A worker gets its first row when it has started: on a busy cluster some may never do.
+        running: dict[Any, tuple[Any, Row]] = {w.start.remote(*work): (w, {}) for w in self._workers[: len(rows)]}
         while num_left:
             done = ray.wait(list(running))[0][0]
             worker, row = running.pop(done)
             result = _result(done, row)
             for following in itertools.islice(waiting, 1):  # before the caller takes its time over the result
-                running[worker.process.remote(following)] = worker, following
+                running[worker.process.remote(*work, following)] = worker, following
             if row:
                 num_left -= 1
                 yield result
-    finally:
-        for worker in workers:
-            ray.kill(worker)
 
 
-def _keep_freed_memory() -> None:
-    """Let this process keep a few hundred megabytes that it frees, where the C library is glibc.
-
-    A network takes and frees the same tens of megabytes for every segment. Giving them back and having them cleared
-    anew takes an eighth of a separation's time on a CPU.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 512 << 20)
-        mallopt(M_MMAP_THRESHOLD, 64 << 20)  # what is larger, as a song's samples, does go back
+def stream(rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]], pool: Pool) -> Iterator[Row]:
+    """Map rows as `Crew.stream` does, on a crew of its own."""
+    with Crew(pool, len(rows)) as crew:
+        yield from crew.stream(rows, make_worker)
 
 
 def _result(done: Any, row: Row) -> Row:
@@ -171,20 +215,19 @@ def _song_id(row: Row) -> str:
 class _Worker:
     """A process that maps rows; where it is started anew after its death it has to be made anew as well."""
 
-    def __init__(self, make_worker: Callable[[], Callable[[Row], Row]]) -> None:
-        _keep_freed_memory()
-        self._make_worker = make_worker
-        self._worker: Callable[[Row], Row] | None = None
+    def __init__(self) -> None:
+        self._work = 0
+        self._map: Callable[[Row], Row]
 
-    def start(self) -> Row:
-        if self._worker is None:  # not in __init__: what is raised there reaches nobody as it is
-            self._worker = self._make_worker()
+    def start(self, work: int, make_worker: Callable[[], Callable[[Row], Row]]) -> Row:
+        if work != self._work:  # not in __init__: what is raised there reaches nobody as it is
+            self._map = make_worker()
+            self._work = work
         return {}
 
-    def process(self, row: Row) -> Row:
-        self.start()
-        assert self._worker is not None
-        return self._worker(row)
+    def process(self, work: int, make_worker: Callable[[], Callable[[Row], Row]], row: Row) -> Row:
+        self.start(work, make_worker)
+        return self._map(row)
 
 
 def _root_message(error: BaseException) -> str:

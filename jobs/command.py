@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from jobs.cluster import JobError
+from jobs.cluster import JobError, leave
 from model.config import ConfigError
 from pipeline.inputs import InputError
 from pipeline.lyrics_encoding import LyricsError
@@ -79,6 +79,8 @@ def run_command(main: Callable[[], tuple[dict[str, Any], int]]) -> NoReturn:
         sys.exit(_fail(f"{error.filename or 'disk'}: {error.strerror}", EXIT_SHORT))
     except JobError as error:
         sys.exit(_fail(str(error), EXIT_SHORT))
+    finally:
+        leave()
     sys.stdout.write(json.dumps(totals, ensure_ascii=False) + "\n")
     sys.stdout.flush()
     sys.exit(code)

@@ -64,10 +64,17 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ffn1(x) / 2
-        normed = self.attn_norm(x)
-        x = x + self.attn(normed, normed, normed, need_weights=False)[0]
+        x = x + self._attend(self.attn_norm(x))
         x = x + self.conv(x)
         result: Tensor = self.norm(x + self.ffn2(x) / 2)
+        return result
+
+    def _attend(self, x: Tensor) -> Tensor:
+        # What nn.MultiheadAttention computes, without its own fast path, which takes a third longer on a CPU.
+        qkv = functional.linear(x, self.attn.in_proj_weight, self.attn.in_proj_bias)
+        queries, keys, values = qkv.unflatten(-1, (3, NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(queries, keys, values)
+        result: Tensor = self.attn.out_proj(attended.transpose(1, 2).flatten(2))
         return result
 
 

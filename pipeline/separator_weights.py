@@ -14,11 +14,12 @@ import yaml
 from torch import Tensor
 
 from pipeline.models import ModelFileError, read_config, resolve_model
-from pipeline.weights import check_tensors, read_safetensors
+from pipeline.weights import WithoutInitialisation, check_tensors, read_safetensors
 
 logger = logging.getLogger(__name__)
 
 # What a safetensors file of the hub may say it is; another name would be imported and called.
+_NO_START = {"emb_smooth": False, "rescale": 0}  # computed on the device "meta" they load a compiler
 _CLASSES = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
 # Demucs' own models stay far below: 384 channels at most in a setting, 8 levels, 10 layers, 44 s.
 _MAX_SIZE, _MAX_REPEATS, _MAX_SEGMENT_S, _MAX_SAMPLE_RATE_HZ = 1 << 16, 64, 600, 192_000
@@ -122,15 +123,22 @@ def _build(klass: str, args: list[Any], kwargs: Mapping[str, Any], tensors: dict
     settings = {name: _decode_fraction(value, name, path) for name, value in known.items()}
     _check_settings(settings, path)
     try:
-        with torch.device("meta"):
-            check_tensors(tensors, factory(**settings).state_dict(), path)
-        model = factory(**settings)
+        with WithoutInitialisation():
+            with torch.device("meta"):
+                check_tensors(tensors, factory(**_without_a_start(settings, factory)).state_dict(), path)
+            model = factory(**settings)
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError, AssertionError) as error:
         if isinstance(error, ModelFileError):
             raise
         raise ModelFileError(f"{path}: {klass} cannot be built from its settings: {error!r}") from error
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=True)
     return model.eval()
+
+
+def _without_a_start(settings: dict[str, Any], factory: Any) -> dict[str, Any]:
+    """Return settings for the same shapes that leave out what Demucs does to the weights that training starts from."""
+    known = inspect.signature(factory).parameters
+    return settings | {name: value for name, value in _NO_START.items() if name in known}
 
 
 def _decode_fraction(value: Any, name: str, path: Path) -> Any:

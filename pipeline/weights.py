@@ -2,15 +2,33 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from pipeline.models import ModelFileError
 
 _MAX_PROBLEMS_SHOWN = 5
+
+
+class WithoutInitialisation(TorchFunctionMode):
+    """Modules that are built in the block keep whatever their memory holds: their weights come from a file.
+
+    On the device "meta" drawing random numbers, of which nothing is left, loads a compiler: a second of every start.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Leave out what `torch.nn.init` would do."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def read_safetensors(path: Path, what: str) -> dict[str, Tensor]:
