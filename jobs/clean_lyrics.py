@@ -6,17 +6,20 @@ stopped goes on where it was: finished songs are not done again unless their aud
 
 import argparse
 import functools
+import itertools
 import logging
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from jobs.clean_steps import SongWorker
 from jobs.clean_survey import Survey, settle
-from jobs.cluster import Crew, Row, connect, resolve_path
+from jobs.cluster import Cluster, Crew, Row, connect, resolve_path
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.folder_lock import lock_folder
 from pipeline.clean_folder import (
@@ -53,11 +56,12 @@ def clean(
         for folder in (out, out / "lyrics", *(out / RECORDS).glob("*"), *(out / CHECKED).glob("*")):
             remove_temporaries(folder)
         logger.info("%d songs in %s", len(songs), source)
-        cluster = connect()
         survey = functools.partial(Survey, out, settings, settings.fingerprint())
-        with Crew(cluster.readers(), len(songs)) as readers:
-            rows = readers.stream([{"source": song} for song in songs], survey)
-            surveyed = sorted(rows, key=lambda row: row["source"].song_id)
+        rows: list[Row] = [{"source": song} for song in songs]
+        cluster, surveyed = _connect(rows, survey())
+        with Crew(cluster.readers()) as readers:
+            surveyed += readers.stream(rows[len(surveyed) :], survey)
+            surveyed.sort(key=lambda row: row["source"].song_id)
             todo, num_finished = settle(out, surveyed, settings)
             logger.info("%d songs to listen to, %d finished before", len(todo), num_finished)
             # The longest first: no core waits long for the last song.
@@ -65,9 +69,23 @@ def clean(
             pool = cluster.encoders(workers or WORKERS_PER_GPU * int(cluster.num_gpus))
             stages = functools.partial(settings.stages, cluster.device)
             make_worker = functools.partial(SongWorker, stages, out, settings.keep_vocals)
-            with readers.fit(pool, len(todo)) as listeners:  # a worker that has read files starts to listen sooner
+            with readers.fit(pool) as listeners:  # a worker that has read files starts to listen sooner
                 _listen(todo, make_worker, listeners)
         return write_outputs(out, songs, settings, time.monotonic() - started, num_finished)
+
+
+def _connect(rows: Sequence[Row], survey: Survey) -> tuple[Cluster, list[Row]]:
+    """Join or start Ray, and return with it the first rows surveyed: this process has nothing else to do meanwhile."""
+    is_connected = threading.Event()
+    with ThreadPoolExecutor(1) as background:
+        surveying = background.submit(
+            lambda: [survey(row) for row in itertools.takewhile(lambda _: not is_connected.is_set(), rows)]
+        )
+        try:
+            cluster = connect()
+        finally:
+            is_connected.set()
+        return cluster, surveying.result()
 
 
 def _listen(todo: Sequence[Row], make_worker: Callable[[], SongWorker], crew: Crew) -> None:

@@ -132,22 +132,13 @@ def _worker_environment() -> dict[str, str]:
 class Crew:
     """Worker processes that map rows, one kind of work after the other; each keeps what it loads for it.
 
-    Few rows make few workers. Ends with its `with` block.
+    They end with the `with` block.
     """
 
-    def __init__(self, pool: Pool, num_rows: int) -> None:
-        """Ask the cluster for the processes; they start while this one goes on."""
-        actor: Any = ray.remote(_Worker)
-        actor = actor.options(
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus,
-            max_restarts=-1,
-            max_task_retries=MAX_RETRIES,
-            # Of a Ray that was started for this run the workers have it already, and processes that wait for work serve.
-            runtime_env={"env_vars": settings} if (settings := _worker_environment()) else None,
-        )
+    def __init__(self, pool: Pool) -> None:
+        """Start nothing yet: few rows make few workers."""
         self._pool = pool
-        self._workers = [actor.remote() for _ in range(min(pool.num_workers, num_rows))]
+        self._workers: list[Any] = []
         self._num_streams = 0
 
     def __enter__(self) -> "Crew":
@@ -158,12 +149,24 @@ class Crew:
             ray.kill(worker)
         self._workers = []
 
-    def fit(self, pool: Pool, num_rows: int) -> "Crew":
-        """Return a crew for the work that comes next: this one where the pools are equal, else a new one for it."""
+    def fit(self, pool: Pool) -> "Crew":
+        """Return a crew for the work that comes next: this one where the pools are equal, else a new one."""
         if pool == self._pool:
             return self
         self.__exit__()
-        return Crew(pool, num_rows)
+        return Crew(pool)
+
+    def _hire(self, num_workers: int) -> None:
+        actor: Any = ray.remote(_Worker)
+        actor = actor.options(
+            num_cpus=self._pool.num_cpus,
+            num_gpus=self._pool.num_gpus,
+            max_restarts=-1,
+            max_task_retries=MAX_RETRIES,
+            # A Ray that was started for this run has it already, and processes of it that wait for work serve.
+            runtime_env={"env_vars": settings} if (settings := _worker_environment()) else None,
+        )
+        self._workers += [actor.remote() for _ in range(num_workers - len(self._workers))]
 
     def stream(self, rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]]) -> Iterator[Row]:
         """Map every row to a row, and yield the results as they finish, in any order.
@@ -173,6 +176,7 @@ class Crew:
         Raises:
             JobError: a worker raised; the message is the worker's. Or it died, and again when the row was tried again.
         """
+        self._hire(min(self._pool.num_workers, len(rows)))
         self._num_streams += 1
         work = self._num_streams, ray.put(make_worker)
         waiting, num_left = iter(rows), len(rows)
@@ -191,7 +195,7 @@ class Crew:
 
 def stream(rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]], pool: Pool) -> Iterator[Row]:
     """Map rows as `Crew.stream` does, on a crew of its own."""
-    with Crew(pool, len(rows)) as crew:
+    with Crew(pool) as crew:
         yield from crew.stream(rows, make_worker)
 
 

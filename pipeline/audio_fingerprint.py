@@ -12,7 +12,6 @@ from itertools import combinations
 import numpy as np
 import soxr
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.fft import rfft
 
 from pipeline.audio import Audio
@@ -64,6 +63,8 @@ def find_near_duplicates(fingerprints: Mapping[str, AudioFingerprint]) -> dict[t
 
 def _find_peaks(samples: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return frames and bins of the local maxima of the spectrogram, in time order."""
+    from scipy import ndimage  # takes a sixth of a second to load, and most processes take no fingerprint
+
     if len(samples) < WINDOW:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]

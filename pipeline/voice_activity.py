@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.whisper import MIN_WORD_S, TimedWord
@@ -28,7 +27,8 @@ class VoiceActivity:
         level_db = 10 * np.log10(power + 1e-12)
         loud_db = float(np.percentile(level_db, 95)) if num_frames else ACTIVITY_FLOOR_DBFS
         self.active = level_db > max(loud_db - ACTIVITY_RANGE_DB, ACTIVITY_FLOOR_DBFS)
-        self._level_db = uniform_filter1d(level_db, size=3)
+        widened = np.concatenate([level_db[:1], level_db, level_db[-1:]])
+        self._level_db = (widened[:-2] + widened[1:-1] + widened[2:]) / 3
 
     def share(self, start_s: float, end_s: float) -> float:
         """Return the share of [start_s, end_s) in which the voice sounds."""

@@ -52,7 +52,7 @@ class VoiceDetector:
         return probability, merge_spans(spans, max_window_s)
 
     def _listen(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the probability of a voice in every frame, from overlapping windows of which the middle counts most."""
+        """Return the probability of a voice in every frame, from overlapping windows whose middle counts most."""
         num_frames = int(len(samples) / SPEECH_SAMPLE_RATE_HZ / VOICE_STEP_S) + 1
         total, weight = np.zeros(num_frames, np.float32), np.zeros(num_frames, np.float32)
         start_s = 0.0

@@ -69,7 +69,8 @@ class _Filters(nn.Module):
         )
 
     def forward(self, samples: Tensor) -> Tensor:
-        return functional.conv1d(samples, self.filterbank.filters(), stride=FILTER_STRIDE)
+        result: Tensor = functional.conv1d(samples, self.filterbank.filters(), stride=FILTER_STRIDE)
+        return result
 
 
 class _FrontEnd(nn.Module):
@@ -88,7 +89,7 @@ class _FrontEnd(nn.Module):
         )
 
     def forward(self, samples: Tensor) -> Tensor:
-        x = self.wav_norm1d(samples)
+        x: Tensor = self.wav_norm1d(samples)
         for index, (convolve, norm) in enumerate(zip(self.conv1d, self.norm1d, strict=True)):
             x = convolve(x)
             x = functional.leaky_relu(norm(functional.max_pool1d(x if index else x.abs(), POOL)))

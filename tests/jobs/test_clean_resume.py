@@ -5,6 +5,7 @@ The real run with its Ray and models is replaced by a loop over a scripted stage
 
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import soundfile
 
 from jobs import clean_lyrics
-from jobs.cluster import Cluster, Pool
+from jobs.cluster import Cluster, Crew, JobError
 from pipeline.clean_song import CleanSettings
 from pipeline.profiles import get_profile
 from pipeline.song import Line, Section, Song, Word
@@ -41,12 +42,12 @@ class SingOneLine(Stage):
 
 @pytest.fixture
 def raw(tmp_path, monkeypatch) -> Path:
-    def stream(rows: list, make_worker: Callable, pool: Pool) -> Iterator[dict]:
+    def stream(self: Crew, rows: list, make_worker: Callable) -> Iterator[dict]:
         worker = make_worker()
         yield from (worker(row) for row in rows)
 
     monkeypatch.setattr(clean_lyrics, "connect", lambda: Cluster(2, 0))
-    monkeypatch.setattr(clean_lyrics, "stream", stream)
+    monkeypatch.setattr(Crew, "stream", stream)
     monkeypatch.setattr(CleanSettings, "stages", lambda self, device: [SingOneLine()])
     folder = tmp_path / "raw"
     folder.mkdir()
@@ -128,3 +129,59 @@ def test_a_song_that_changed_is_done_again_and_no_other(raw, tmp_path):
     (raw / "b.txt").write_text("another song of b")
     clean(raw, tmp_path / "out")
     assert dict(SingOneLine.done) == {"b": 1}
+
+
+class Looking:
+    """A survey that takes as long as the test lets it."""
+
+    def __init__(self, seen: list, may_go_on: threading.Event) -> None:
+        self._seen, self._may_go_on = seen, may_go_on
+
+    def __call__(self, row: dict) -> dict:
+        self._seen.append(row["number"])
+        if len(self._seen) == 2:
+            self._may_go_on.set()
+        return row | {"surveyed": True}
+
+
+def test_files_are_looked_at_while_ray_starts(monkeypatch):
+    seen, two_are_done = [], threading.Event()
+
+    def connect() -> Cluster:
+        assert two_are_done.wait(10)
+        return Cluster(2, 0)
+
+    monkeypatch.setattr(clean_lyrics, "connect", connect)
+    rows = [{"number": k} for k in range(1000)]
+    cluster, surveyed = clean_lyrics._connect(rows, Looking(seen, two_are_done))
+    assert cluster == Cluster(2, 0)
+    assert [row["number"] for row in surveyed] == seen == list(range(len(seen)))  # the rest is for the workers
+    assert len(seen) >= 2
+    assert all(row["surveyed"] for row in surveyed)
+
+
+def test_a_survey_that_fails_while_ray_starts_is_not_lost(monkeypatch):
+    begun = threading.Event()
+
+    def survey(row: dict) -> dict:
+        begun.set()
+        raise ValueError("no 13 here")
+
+    def connect() -> Cluster:
+        assert begun.wait(10)
+        return Cluster(2, 0)
+
+    monkeypatch.setattr(clean_lyrics, "connect", connect)
+    with pytest.raises(ValueError, match="no 13 here"):
+        clean_lyrics._connect([{"number": 13}], survey)
+
+
+def test_without_ray_no_more_files_are_looked_at(monkeypatch):
+    def connect() -> Cluster:
+        raise JobError("no Ray answers")
+
+    monkeypatch.setattr(clean_lyrics, "connect", connect)
+    seen: list[int] = []
+    with pytest.raises(JobError, match="no Ray answers"):
+        clean_lyrics._connect([{"number": k} for k in range(100_000)], Looking(seen, threading.Event()))
+    assert len(seen) < 100_000

@@ -27,7 +27,7 @@ def test_every_gpu_serves_one_encoder_unless_more_are_asked_for():
 STREAMS = """
 import json, os
 from collections import namedtuple
-from jobs.cluster import JobError, connect, stream
+from jobs.cluster import Crew, JobError, Pool, connect, stream
 
 Song = namedtuple("Song", "song_id")
 
@@ -38,6 +38,19 @@ class Doubling:
         if row["number"] == 666:
             os._exit(1)
         return {"number": 2 * row["number"], "pid": os.getpid()}
+
+class Telling:
+    def __call__(self, row):
+        return {"pid": os.getpid(), "arenas": os.environ.get("MALLOC_ARENA_MAX")}
+
+def crews(pool):
+    rows = [{"number": k} for k in range(8)]
+    with Crew(pool) as crew:
+        first = list(crew.stream(rows, Doubling))
+        same = list(crew.fit(pool).stream(rows, Telling))
+        with crew.fit(Pool(num_workers=1, num_cpus=0.5)) as other:
+            pids = [[row["pid"] for row in rows] for rows in (first, same, other.stream(rows, Telling))]
+    return pids, same[0]["arenas"]
 
 def broken():
     raise ValueError("no model there")
@@ -55,6 +68,7 @@ print(json.dumps({
     "raises": error([1, 13, 2], Doubling),
     "cannot_be_made": error([1], broken),
     "dies": error([1, 666, 2], Doubling),
+    "crews": crews(pool),
 }))
 """
 
@@ -70,6 +84,12 @@ def test_streams_over_a_ray_of_their_own(run, tmp_path):
     assert found["nothing"] == []
     assert found["raises"] == "ValueError: no 13 here"
     assert found["cannot_be_made"] == "ValueError: no model there"
+    (first, same, other), arenas = found["crews"]
+    assert set(first) & set(same)  # a crew goes on to other work
+    assert len(set(first) | set(same)) <= 2
+    assert len(set(other)) == 1  # a pool of another size has processes of its own
+    assert not set(other) & set(same)
+    assert arenas == "1"  # glibc reads it when a process starts
     assert found["dies"].startswith("song 'the beast': the worker process died 3 times")
 
 

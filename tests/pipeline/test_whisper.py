@@ -56,6 +56,22 @@ def test_more_lines_than_the_decoder_holds_are_asked_in_groups(whisper, samples)
     assert whisper.measure_support(samples, 18.4, 23.6, [["la"] * 500], "en").shape == (1,)
 
 
+def test_words_have_their_places_also_where_their_evidence_was_asked_first(whisper, samples):
+    words = "Over the fields with a face like the sun".split()
+    expected = whisper.align(samples, 18.4, 23.6, words, "en")
+    whisper.measure_support(samples, 18.5, 23.6, [words], "en")
+    whisper.measure_support(samples, 18.4, 23.6, [words], "en")  # needs no path, and remembers none
+    assert whisper.align(samples, 18.4, 23.6, words, "en") == expected
+
+
+def test_windows_encoded_together_are_what_they_are_alone(whisper, samples):
+    windows = [samples[: 5 * SPEECH_SAMPLE_RATE_HZ], samples[5 * SPEECH_SAMPLE_RATE_HZ : 9 * SPEECH_SAMPLE_RATE_HZ]]
+    together = np.asarray(whisper.encode(windows, 600))
+    assert together.shape == (2, 300, 384)
+    for window, encoded in zip(windows, together, strict=True):
+        assert np.abs(np.asarray(whisper.encode([window], 600))[0] - encoded).max() < 1e-4
+
+
 def test_silence_supports_nothing(whisper):
     silence = np.zeros(8 * SPEECH_SAMPLE_RATE_HZ, np.float32)
     assert whisper.measure_support(silence, 0.0, 8.0, [["The", "snow", "came", "down"]], "en")[0] < 0.3
