@@ -5,7 +5,7 @@ The real run with its Ray and models is replaced by a loop over a scripted stage
 
 import json
 import os
-import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,57 +131,41 @@ def test_a_song_that_changed_is_done_again_and_no_other(raw, tmp_path):
     assert dict(SingOneLine.done) == {"b": 1}
 
 
-class Looking:
-    """A survey that takes as long as the test lets it."""
-
-    def __init__(self, seen: list, may_go_on: threading.Event) -> None:
-        self._seen, self._may_go_on = seen, may_go_on
-
-    def __call__(self, row: dict) -> dict:
-        self._seen.append(row["number"])
-        if len(self._seen) == 2:
-            self._may_go_on.set()
-        return row | {"surveyed": True}
+def look(row: dict) -> dict:
+    if row["number"] == 3:
+        raise ValueError("no 3 here")
+    if row["number"] == 5:
+        os._exit(1)  # as a decoder that a file makes crash
+    return row | {"pid": os.getpid()}
 
 
-def test_files_are_looked_at_while_ray_starts(monkeypatch):
-    seen, two_are_done = [], threading.Event()
+def wait_for_ray() -> Cluster:
+    time.sleep(1)
+    return Cluster(2, 0)
 
-    def connect() -> Cluster:
-        assert two_are_done.wait(10)
-        return Cluster(2, 0)
 
-    monkeypatch.setattr(clean_lyrics, "connect", connect)
-    rows = [{"number": k} for k in range(1000)]
-    cluster, surveyed = clean_lyrics._connect(rows, Looking(seen, two_are_done))
+@pytest.mark.parametrize(("numbers", "at_least"), [([1, 2, 3, 4], {1, 2, 4}), ([1, 2, 5, 6], set()), ([], set())])
+def test_files_are_looked_at_while_ray_starts(monkeypatch, numbers, at_least):
+    monkeypatch.setattr(clean_lyrics, "connect", wait_for_ray)
+    cluster, surveyed, left = clean_lyrics._connect([{"number": k} for k in numbers], look)
     assert cluster == Cluster(2, 0)
-    assert [row["number"] for row in surveyed] == seen == list(range(len(seen)))  # the rest is for the workers
-    assert len(seen) >= 2
-    assert all(row["surveyed"] for row in surveyed)
+    assert sorted(row["number"] for row in surveyed + left) == numbers
+    assert at_least <= {row["number"] for row in surveyed} <= set(numbers) - {3, 5}
+    assert all("pid" not in row for row in left)  # what went wrong is for a worker to find again, and to name
+    assert os.getpid() not in {row["pid"] for row in surveyed}
 
 
-def test_a_survey_that_fails_while_ray_starts_is_not_lost(monkeypatch):
-    begun = threading.Event()
-
-    def survey(row: dict) -> dict:
-        begun.set()
-        raise ValueError("no 13 here")
-
-    def connect() -> Cluster:
-        assert begun.wait(10)
-        return Cluster(2, 0)
-
-    monkeypatch.setattr(clean_lyrics, "connect", connect)
-    with pytest.raises(ValueError, match="no 13 here"):
-        clean_lyrics._connect([{"number": 13}], survey)
+def test_many_files_are_left_to_the_workers(monkeypatch):
+    monkeypatch.setattr(clean_lyrics, "connect", lambda: Cluster(2, 0))
+    _, surveyed, left = clean_lyrics._connect([{"number": k} for k in range(10, 1000)], look)
+    assert len(surveyed) <= clean_lyrics.MAX_SURVEYED_AHEAD
+    assert len(surveyed) + len(left) == 990
 
 
-def test_without_ray_no_more_files_are_looked_at(monkeypatch):
+def test_without_ray_nothing_is_waited_for(monkeypatch):
     def connect() -> Cluster:
         raise JobError("no Ray answers")
 
     monkeypatch.setattr(clean_lyrics, "connect", connect)
-    seen: list[int] = []
     with pytest.raises(JobError, match="no Ray answers"):
-        clean_lyrics._connect([{"number": k} for k in range(100_000)], Looking(seen, threading.Event()))
-    assert len(seen) < 100_000
+        clean_lyrics._connect([{"number": 1}], look)
