@@ -22,11 +22,11 @@ def repair_line(line: Candidate, heard: Sequence[Word], audio: SungAudio) -> Non
     """Replace words of a placed line that are not sung, in place; sets `edit` to "repaired" where it does."""
     words = list(line.words)
     for k, j in _rivals(line, heard):
-        variant = [*line.words[:k], _like(line.words[k], j, heard), *line.words[k + 1 :]]
         start_s, end_s = widened(line, audio)
-        given = audio.measure_support(start_s, end_s, [[w] for w in line.words])[k]
-        other = audio.measure_support(start_s, end_s, [[w] for w in variant])[k]
-        if given < MAX_DENIED_SUPPORT and other > MIN_HEARD_SUPPORT:
+        if audio.measure_support(start_s, end_s, [[w] for w in line.words])[k] >= MAX_DENIED_SUPPORT:
+            continue
+        variant = [*line.words[:k], _like(line.words[k], j, heard), *line.words[k + 1 :]]
+        if audio.measure_support(start_s, end_s, [[w] for w in variant])[k] > MIN_HEARD_SUPPORT:
             words[k] = variant[k]
     changed = [(old, new) for old, new in zip(line.words, words, strict=True) if old != new]
     if not changed or len(changed) > max(1, MAX_REPAIRED_SHARE * len(words)):

@@ -35,7 +35,7 @@ class TranscribeVocals(Stage):
     """
 
     name: ClassVar[str] = "transcribe_vocals"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
