@@ -7,18 +7,16 @@ stopped goes on where it was: finished songs are not done again unless their aud
 import argparse
 import functools
 import logging
-import multiprocessing
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from jobs.clean_steps import SongWorker
 from jobs.clean_survey import Survey, settle
-from jobs.cluster import Cluster, Crew, Row, connect, resolve_path
+from jobs.cluster import Crew, Row, connect, resolve_path
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.folder_lock import lock_folder
 from pipeline.clean_folder import (
@@ -40,7 +38,6 @@ from shards.atomic_file import remove_temporaries
 logger = logging.getLogger(__name__)
 
 PROGRESS_S = 10.0
-MAX_SURVEYED_AHEAD = 32  # files; more than one process looks at while a Ray of this run starts
 WORKERS_PER_GPU = 2  # one decodes and aligns on the CPU while the other separates or transcribes
 
 
@@ -57,11 +54,10 @@ def clean(
             remove_temporaries(folder)
         logger.info("%d songs in %s", len(songs), source)
         survey = functools.partial(Survey, out, settings, settings.fingerprint())
-        rows: list[Row] = [{"source": song} for song in songs]
-        cluster, surveyed, left = _connect(rows, survey())
+        cluster = connect()
         with Crew(cluster.readers()) as readers:
-            surveyed += readers.stream(left, survey)
-            surveyed.sort(key=lambda row: row["source"].song_id)
+            rows = readers.stream([{"source": song} for song in songs], survey)
+            surveyed = sorted(rows, key=lambda row: row["source"].song_id)
             todo, num_finished = settle(out, surveyed, settings)
             logger.info("%d songs to listen to, %d finished before", len(todo), num_finished)
             # The longest first: no core waits long for the last song.
@@ -72,25 +68,6 @@ def clean(
             with readers.fit(pool) as listeners:  # a worker that has read files starts to listen sooner
                 _listen(todo, make_worker, listeners)
         return write_outputs(out, songs, settings, time.monotonic() - started, num_finished)
-
-
-def _connect(rows: Sequence[Row], survey: Survey) -> tuple[Cluster, list[Row], list[Row]]:
-    """Join or start Ray, and look at the first files meanwhile.
-
-    Returns:
-        The cluster, the rows that are surveyed, and those that are left for its workers.
-    """
-    # In a process of its own, as a file may kill what decodes it. Whatever went wrong goes wrong again in a worker,
-    # which names the song.
-    ahead = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
-    try:
-        begun = [(row, ahead.submit(survey, row)) for row in rows[:MAX_SURVEYED_AHEAD]]
-        cluster = connect()
-    finally:
-        ahead.shutdown(cancel_futures=True)
-    surveyed = [(row, future.result()) for row, future in begun if not future.cancelled() and not future.exception()]
-    known = {id(row) for row, _ in surveyed}
-    return cluster, [result for _, result in surveyed], [row for row in rows if id(row) not in known]
 
 
 def _listen(todo: Sequence[Row], make_worker: Callable[[], SongWorker], crew: Crew) -> None:

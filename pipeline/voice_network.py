@@ -23,8 +23,6 @@ NUM_FILTERS, FILTER_SAMPLES, FILTER_STRIDE = 80, 251, 10
 MIN_FILTER_HZ = 50
 NUM_CHANNELS, KERNEL, POOL = 60, 5, 3
 HIDDEN, NUM_LAYERS, NUM_VOICES = 128, 4, 3
-FRAME_STEP_SAMPLES = FILTER_STRIDE * POOL**3
-FRAME_SAMPLES = 991  # that one frame sees
 # What the training left in the file beside the weights: none of it is needed, all of it is read as nothing.
 _LEFTOVERS = (
     "pyannote.audio.core.model.Introspection",
@@ -108,7 +106,7 @@ class VoiceNetwork(nn.Module):
         self.classifier = nn.Linear(HIDDEN, NUM_VOICES)
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Return the probability of a voice, [B, F], a frame per `FRAME_STEP_SAMPLES`, for float32 [B, L]."""
+        """Return the probability of a voice, [B, F], a frame per `VOICE_STEP_S`, for float32 [B, L]."""
         x, _ = self.lstm(self.sincnet(windows[:, None]).transpose(1, 2))
         for layer in self.linear:
             x = functional.leaky_relu(layer(x))

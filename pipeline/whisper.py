@@ -212,7 +212,8 @@ class Whisper:
 
         # Padded to 30 s: after a short silence all words are improbable, so any line would seem sung by comparison.
         encoded = self.encode([np.zeros(int(SILENCE_S * SPEECH_SAMPLE_RATE_HZ), dtype=np.float32)])
-        return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.asarray(encoded)[:, ::SILENCE_STRIDE]))
+        positions = np.asarray(encoded.to_device(ctranslate2.Device.cpu))[:, ::SILENCE_STRIDE]
+        return ctranslate2.StorageView.from_array(np.ascontiguousarray(positions))
 
     def _encode_window(self, samples: NDArray[np.float32], start_s: float, end_s: float) -> tuple[Any, int]:
         """Return a window encoded, with its length in feature frames; the last one is remembered."""

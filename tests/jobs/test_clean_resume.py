@@ -5,6 +5,8 @@ The real run with its Ray and models is replaced by a loop over a scripted stage
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +17,9 @@ import pytest
 import soundfile
 
 from jobs import clean_lyrics
-from jobs.cluster import Cluster, Crew, JobError
+from jobs.cluster import Cluster, Crew
+from jobs.folder_lock import lock_folder
+from pipeline.clean_folder import RECORDS
 from pipeline.clean_song import CleanSettings
 from pipeline.profiles import get_profile
 from pipeline.song import Line, Section, Song, Word
@@ -131,41 +135,14 @@ def test_a_song_that_changed_is_done_again_and_no_other(raw, tmp_path):
     assert dict(SingOneLine.done) == {"b": 1}
 
 
-def look(row: dict) -> dict:
-    if row["number"] == 3:
-        raise ValueError("no 3 here")
-    if row["number"] == 5:
-        os._exit(1)  # as a decoder that a file makes crash
-    return row | {"pid": os.getpid()}
-
-
-def wait_for_ray() -> Cluster:
-    time.sleep(1)
-    return Cluster(2, 0)
-
-
-@pytest.mark.parametrize(("numbers", "at_least"), [([1, 2, 3, 4], {1, 2, 4}), ([1, 2, 5, 6], set()), ([], set())])
-def test_files_are_looked_at_while_ray_starts(monkeypatch, numbers, at_least):
-    monkeypatch.setattr(clean_lyrics, "connect", wait_for_ray)
-    cluster, surveyed, left = clean_lyrics._connect([{"number": k} for k in numbers], look)
-    assert cluster == Cluster(2, 0)
-    assert sorted(row["number"] for row in surveyed + left) == numbers
-    assert at_least <= {row["number"] for row in surveyed} <= set(numbers) - {3, 5}
-    assert all("pid" not in row for row in left)  # what went wrong is for a worker to find again, and to name
-    assert os.getpid() not in {row["pid"] for row in surveyed}
-
-
-def test_many_files_are_left_to_the_workers(monkeypatch):
-    monkeypatch.setattr(clean_lyrics, "connect", lambda: Cluster(2, 0))
-    _, surveyed, left = clean_lyrics._connect([{"number": k} for k in range(10, 1000)], look)
-    assert len(surveyed) <= clean_lyrics.MAX_SURVEYED_AHEAD
-    assert len(surveyed) + len(left) == 990
-
-
-def test_without_ray_nothing_is_waited_for(monkeypatch):
-    def connect() -> Cluster:
-        raise JobError("no Ray answers")
-
-    monkeypatch.setattr(clean_lyrics, "connect", connect)
-    with pytest.raises(JobError, match="no Ray answers"):
-        clean_lyrics._connect([{"number": 1}], look)
+@pytest.mark.slow
+def test_a_run_that_is_killed_while_ray_starts_leaves_the_folder_free(raw, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "jobs.clean_lyrics", "--in", str(raw), "--out", str(out), "--profile", "miniature"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+        assert "songs in" in run.stderr.readline()
+        time.sleep(1)  # Ray has begun to start
+        run.kill()
+        run.wait()
+        with lock_folder(out, out / RECORDS / "lock", "cleaning"):  # no process of the run is left that holds it
+            pass

@@ -8,7 +8,8 @@ import torch
 
 from pipeline import voice_network
 from pipeline.models import ModelFileError
-from pipeline.voice_network import FRAME_SAMPLES, FRAME_STEP_SAMPLES, load_voice_network
+from pipeline.voice_detector import VOICE_FRAME_S, VOICE_STEP_S
+from pipeline.voice_network import load_voice_network
 
 
 def make_windows() -> torch.Tensor:
@@ -28,8 +29,8 @@ def test_it_equals_the_original():
         found = load_voice_network()(windows)
     assert (found - expected).abs().max() < 1e-6  # the same operations; measured: equal
     receptive_field = original.receptive_field
-    assert receptive_field.step == pytest.approx(FRAME_STEP_SAMPLES / 16_000)
-    assert receptive_field.duration == pytest.approx(FRAME_SAMPLES / 16_000)
+    assert receptive_field.step == pytest.approx(VOICE_STEP_S)
+    assert receptive_field.duration == pytest.approx(VOICE_FRAME_S)
 
 
 def test_a_window_of_five_seconds():
