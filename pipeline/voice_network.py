@@ -51,9 +51,6 @@ class _Nothing:
     def __setstate__(self, state: object) -> None:
         """Forget the state."""
 
-    def __setitem__(self, key: object, value: object) -> None:
-        """Forget an entry."""
-
 
 class _Filters(nn.Module):
     """Learned band-pass filters, their weights named as in the file."""
