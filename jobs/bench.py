@@ -85,6 +85,8 @@ def time_rival(setup: Setup, whisper: Path, run: int) -> float:
         separate += ["--two-stems", "vocals", "--filename", "{stem}.{ext}", "-o", str(out), str(song.path)]
         transcribe = ["whisperx", str(out / RIVAL_MODEL / "vocals.wav"), "--model", str(whisper), "--device", "cpu"]
         transcribe += ["--compute_type", "int8", "--no_align", "--output_format", "json", "--output_dir", str(out)]
+        if setup.profile.asr.endswith(".en"):  # which of its languages a song has cannot be asked of such a model
+            transcribe += ["--language", "en"]
         separate_s, transcribe_s = (_time(command, environment)[0] for command in (separate, transcribe))
         logger.info("run %d, rival: %s %.1f + %.1f s", run + 1, song.song_id, separate_s, transcribe_s)
         total_s += separate_s + transcribe_s

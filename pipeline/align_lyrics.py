@@ -34,7 +34,7 @@ class AlignLyrics(Stage):
     """
 
     name: ClassVar[str] = "align_lyrics"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

@@ -50,6 +50,7 @@ class Candidate:
     timed: list[TimedWord] = field(default_factory=list)
     support: float = 0.0  # nats per token, see Whisper.measure_support: in its place, else the highest found
     line_number: int | None = None  # in the lyrics as given
+    window: list["Candidate"] = field(default_factory=list, repr=False)  # the lines it was last placed with, itself too
 
     @property
     def is_found(self) -> bool:

@@ -1,5 +1,6 @@
 """Exact word times for lines whose places are roughly known: forced alignment by windows, edges set by the voice."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ EDGE_S = 0.3
 DOUBTFUL_SUPPORT = 1.5
 MAX_FIRST_WORD_S = 1.0
 MAX_PAUSE_S = 1.5  # between the lines of a window
+MAX_GROWTH = 1.25  # of a window that was cut before and of its pauses: while lines stay together few are asked anew
 
 
 def place_words(lines: Sequence[Candidate], audio: SungAudio) -> None:
@@ -21,7 +23,7 @@ def place_words(lines: Sequence[Candidate], audio: SungAudio) -> None:
 
     Fills in `timed`, `start_s`, `end_s` and `support` of every line.
     """
-    windows = list(_windows(lines))
+    windows = _windows(lines)
     for index, window in enumerate(windows):
         start_s = max(window[0].start_s - MARGIN_S, 0.0)
         if index:  # not into the line before: its last word would be taken for the first of this window
@@ -32,6 +34,7 @@ def place_words(lines: Sequence[Candidate], audio: SungAudio) -> None:
         timed = audio.align(start_s, end_s, [line.words for line in window])
         support = audio.measure_support(start_s, end_s, [line.words for line in window])
         for line, nats, words in zip(window, support, timed, strict=True):
+            line.window = window
             line.support = float(nats)
             line.timed = words
             line.start_s, line.end_s = line.timed[0].start_s, line.timed[-1].end_s
@@ -58,23 +61,38 @@ def widened(line: Candidate, audio: SungAudio) -> tuple[float, float]:
 
 
 def _windows(lines: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Cut lines into groups of at most WINDOW_S, at the widest pause in the second half of each group."""
-    groups: list[list[Candidate]] = []
+    """Cut lines into windows: those of an earlier placement where they still hold, new ones between them."""
+    windows: list[list[Candidate]] = []
     rest = list(lines)
     while rest:
-        count = 1
-        while (
-            count < len(rest)
-            and rest[count].end_s - rest[0].start_s <= WINDOW_S
-            and rest[count].start_s - rest[count - 1].end_s <= MAX_PAUSE_S
-        ):
-            count += 1
-        if count < len(rest) and count > 2:
-            pauses = [rest[k].start_s - rest[k - 1].end_s for k in range(count // 2 + 1, count + 1)]
-            count = count // 2 + 1 + int(np.argmax(pauses))
-        groups.append(rest[:count])
+        count = _count_known(rest) or _count_new(rest)
+        windows.append(rest[:count])
         rest = rest[count:]
-    return groups
+    return windows
+
+
+def _count_known(rest: Sequence[Candidate]) -> int:
+    """Return how many lines from the first one on were placed in one window and still fit it; 0 if none."""
+    window = rest[0].window
+    if not window or rest[: len(window)] != window:
+        return 0
+    return len(window) if _fit(window, MAX_GROWTH * WINDOW_S, MAX_GROWTH * MAX_PAUSE_S) else 0
+
+
+def _count_new(rest: Sequence[Candidate]) -> int:
+    """Return how many lines make a window of at most WINDOW_S, cut at the widest pause in its second half."""
+    count = 1
+    while count < len(rest) and not _count_known(rest[count:]) and _fit(rest[: count + 1], WINDOW_S, MAX_PAUSE_S):
+        count += 1
+    if count < len(rest) and count > 2:
+        pauses = [rest[k].start_s - rest[k - 1].end_s for k in range(count // 2 + 1, count + 1)]
+        count = count // 2 + 1 + int(np.argmax(pauses))
+    return count
+
+
+def _fit(window: Sequence[Candidate], max_s: float, max_pause_s: float) -> bool:
+    pauses_s = [after.start_s - before.end_s for before, after in itertools.pairwise(window)]
+    return window[-1].end_s - window[0].start_s <= max_s and max(pauses_s, default=0.0) <= max_pause_s
 
 
 def _make_monotone(lines: Sequence[Candidate], duration_s: float) -> None:

@@ -13,14 +13,18 @@ from pipeline.sung_audio import SungAudio
 MIN_SUPPORT = 1.0
 MIN_AGAIN_SUPPORT = 1.5  # of a line that is not expected there
 MIN_FREE_S = 3.0
-# A line of 2 to 5 s lies whole in one of two overlapping windows.
-WINDOW_S = 8.0
-HOP_S = 4.0
+# A line of 2 to 4 s lies whole in one of two overlapping windows. Where none is expected few are found, and longer
+# windows ask half as often; less speaks for a line in them.
+WINDOW_S, FREE_WINDOW_S = 8.0, 12.0
+OVERLAP_S = 4.0
 MIN_WINDOW_S = 1.0
-MIN_APART = math.ceil(WINDOW_S / HOP_S)  # windows, of equal lines
+MIN_APART = math.ceil(WINDOW_S / (WINDOW_S - OVERLAP_S))  # windows, of equal lines
 MIN_VOICE_SHARE = 0.1  # windows with less singing are passed over
 ALIKE_SHARE = 0.5  # of the different words of the poorer of two lines
 KNOWN_SHARE = 0.9  # of a window that lies in one in which no line was found: it is not asked again
+# Where a line is missing, the next one's first words may be stretched over it: of such long ones only the end is sure.
+MAX_HELD_S = 2.0
+HELD_END_S = 0.5
 
 Words = tuple[str, ...]
 Span = tuple[float, float]  # start and end in seconds of the song
@@ -36,7 +40,7 @@ def search_missing(candidates: Sequence[Candidate], found: Sequence[Candidate], 
     """
     heard: list[Candidate] = []
     for group, low_s, high_s in _gaps(candidates, found, audio):
-        heard += _search(group, _windows(low_s, high_s, audio), audio, [], is_expected=True)
+        heard += _search(group, _windows(low_s, high_s, WINDOW_S, audio), audio, [], is_expected=True)
     return heard
 
 
@@ -57,7 +61,7 @@ def search_free(
     for low_s, high_s in zip(edges[::2], edges[1::2], strict=True):
         if high_s - low_s < MIN_FREE_S or audio.voiced_share(low_s, high_s) < MIN_VOICE_SHARE:
             continue
-        windows = [w for w in _windows(low_s, high_s, audio) if not _is_known(w, in_vain)]
+        windows = [w for w in _windows(low_s, high_s, FREE_WINDOW_S, audio) if not _is_known(w, in_vain)]
         for line in _search(candidates, windows, audio, in_vain, is_expected=False):
             missing = [c for c in candidates if c.words == line.words and id(c) not in places]
             if missing:
@@ -128,7 +132,7 @@ def _gaps(
         if candidate is not None and id(candidate) not in places:
             group.append(candidate)
             continue
-        after_s = candidate.start_s if candidate else audio.duration_s
+        after_s = _sure_start_s(candidate) if candidate else audio.duration_s
         if group:
             low_s, high_s = _free_room(before_s, after_s, found, audio)
             if high_s > low_s:
@@ -139,20 +143,27 @@ def _gaps(
     return gaps
 
 
+def _sure_start_s(line: Candidate) -> float:
+    """Return from when on a line surely has its place: from its start, or the end of a long word in its first half."""
+    first_half = line.timed[: (len(line.timed) + 1) // 2]
+    held = [word.end_s - HELD_END_S for word in first_half if word.end_s - word.start_s > MAX_HELD_S]
+    return max([line.start_s, *held])
+
+
 def _free_room(low_s: float, high_s: float, found: Sequence[Candidate], audio: SungAudio) -> tuple[float, float]:
     """Return the stretch of [low_s, high_s) without a found line in which most is sung."""
-    inside = sorted((c.start_s, c.end_s) for c in found if low_s < (c.start_s + c.end_s) / 2 < high_s)
+    inside = sorted((_sure_start_s(c), c.end_s) for c in found if low_s < (c.start_s + c.end_s) / 2 < high_s)
     edges = [(low_s, low_s), *inside, (high_s, high_s)]
     free = [(before[1], after[0]) for before, after in zip(edges[:-1], edges[1:], strict=True)]
     return max(free, key=lambda span: audio.voiced_s(*span))
 
 
-def _windows(low_s: float, high_s: float, audio: SungAudio) -> list[Span]:
+def _windows(low_s: float, high_s: float, window_s: float, audio: SungAudio) -> list[Span]:
     """Return overlapping windows of [low_s, high_s) in which somebody sings."""
     if high_s - low_s < MIN_WINDOW_S:
         return []
-    starts = map(float, np.arange(low_s, max(high_s - HOP_S, low_s + 0.01), HOP_S))
-    windows = [(s, min(s + WINDOW_S, high_s)) for s in starts]
+    starts = map(float, np.arange(low_s, max(high_s - OVERLAP_S, low_s + 0.01), window_s - OVERLAP_S))
+    windows = [(s, min(s + window_s, high_s)) for s in starts]
     return [window for window in windows if audio.voiced_share(*window) >= MIN_VOICE_SHARE]
 
 
@@ -168,11 +179,10 @@ def _time_lines(heard: Sequence[tuple[Candidate, Span]], audio: SungAudio) -> No
     """Give lines with their windows times: neighbours together, but none far beyond its own window."""
     rest = list(heard)
     while rest:
-        start_s = rest[0][1][0]
-        ends = [end_s for _, (_, end_s) in rest]
-        count = sum(end_s - start_s <= WINDOW_S + HOP_S for end_s in ends)
-        timed = audio.align(start_s, ends[count - 1], [line.words for line, _ in rest[:count]])
-        for (line, _), words in zip(rest[:count], timed, strict=True):
+        start_s, end_s = rest[0][1]
+        ends = [last_s for _, (_, last_s) in rest if last_s <= max(start_s + FREE_WINDOW_S, end_s)]
+        timed = audio.align(start_s, ends[-1], [line.words for line, _ in rest[: len(ends)]])
+        for (line, _), words in zip(rest[: len(ends)], timed, strict=True):
             move_line(copy_line(line), line)  # what was heard elsewhere says nothing of it any more
             line.start_s, line.end_s = words[0].start_s, words[-1].end_s
-        rest = rest[count:]
+        rest = rest[len(ends) :]

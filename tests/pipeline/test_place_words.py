@@ -41,6 +41,25 @@ def test_windows_that_are_full_are_cut_at_the_widest_pause_of_their_second_half(
     assert [len(words) // 5 for _, _, words in audio.windows] == [3, 4]
 
 
+@pytest.mark.parametrize(("grown_s", "windows"), [(3.0, [3]), (3.1, [2, 1])])
+def test_lines_that_were_placed_together_are_placed_together_again(grown_s, windows):
+    """Alone their times would cut them anew, and then no window would be one that was asked before."""
+    lines, audio = place_at(2.0, 6.0, 10.0)
+    assert cut(lines, audio) == [3]
+    audio.windows.clear()
+    lines[2].end_s += grown_s
+    assert cut(lines, audio) == windows
+
+
+def test_lines_whose_neighbour_is_gone_are_cut_anew():
+    lines, audio = place_at(2.0, 6.0, 10.0, 14.0)
+    assert cut(lines, audio) == [2, 2]
+    audio.windows.clear()
+    assert cut(lines[1:], audio) == [1, 2]  # and take none from a window that holds
+    audio.windows.clear()
+    assert cut([*lines[:1], *lines[2:3]], audio) == [1, 1]
+
+
 def test_windows_fit_the_model_and_hold_every_line_once():
     lines, audio = place_at(*(5.0 * k for k in range(40)))
     place_words(lines, audio)
