@@ -8,7 +8,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 if (Path.home() / ".ray" / "auth_token").exists():
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
+import psutil  # noqa: E402
 import ray  # noqa: E402
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError  # noqa: E402
 
@@ -35,6 +36,8 @@ _KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
 }
+# The part of a Ray of our own that would start machines. Told to end it goes on, and Ray waits a second for it.
+_MONITOR = "/autoscaler/_private/monitor.py"
 MAX_RETRIES = 2  # of a row whose worker died, say with its machine or for want of memory
 
 
@@ -107,6 +110,10 @@ def _join_or_start() -> str:
 
 def leave() -> None:
     """End the Ray that was started for this run, or leave the one that was joined; at exit Ray would take longer."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended by itself
+            if any(part.endswith(_MONITOR) for part in child.cmdline()):
+                child.kill()
     ray.shutdown()  # type: ignore[no-untyped-call]
 
 

@@ -18,8 +18,8 @@ from pipeline.word_onsets import advance_late, agree, begin_later
 # Low, because a voice activity model trained on speech misses held vowels: on sung words of the songs with true times
 # it is above 0.5 in 60 to 95 % of the frames, elsewhere in 1 to 54 %; the level alone is near its peak on both.
 MIN_VOICE_PROBABILITY = 0.3
-# Lines are placed several times, and a window moves with the times of its first and last line: of 100 later ones 92 have
-# the lines of an earlier one, 53 within so much of it, and what comes out is as good (pipeline/README.md).
+# Lines are placed several times, and a window moves with the times of its first and last line: of 100 later windows 92
+# have the lines of an earlier one, 53 within so much of it, and what comes out is as good (pipeline/README.md).
 SAME_WINDOW_S = 0.5
 
 Lines = tuple[tuple[str, ...], ...]

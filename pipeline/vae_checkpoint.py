@@ -6,22 +6,17 @@ over or of another shape is an error that says the checkpoint's own key.
 """
 
 import math
-import pickle
-import struct
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.models import ModelFileError, read_config
-from pipeline.weights import check_tensors
+from pipeline.weights import check_tensors, read_safetensors, read_torch_file
 from shards.schema import LATENT_CHANNELS, LATENT_SAMPLE_RATE_HZ
 
 RESIDUAL_DILATIONS = (1, 3, 9)  # of the three residual units in each block; fixed in both libraries
@@ -35,12 +30,6 @@ _WEIGHT_NAMES = (
 )
 _CONFIG_NAMES = ("config.json", "stable_audio_1920_vae.json")
 _MAX_BLOCKS, _MAX_WIDTH, _MAX_RATE = 16, 1 << 16, 1_000_000
-# What reading a damaged file has been seen to raise: zip, pickle and tensor headers each have their own.
-_READ_ERRORS = (
-    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
-    *(ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile, SafetensorError),
-)
-
 # Position of each part in the Sequential lists of stable-audio-tools.
 _RESIDUAL_PARTS = {"snake1": 0, "conv1": 1, "snake2": 2, "conv2": 3}
 _BLOCK_PARTS = {
@@ -90,7 +79,8 @@ def load_oobleck(path: Path) -> tuple[Any, OobleckConfig]:  # AutoencoderOobleck
     """
     weights, config_path = _find_files(path)
     config = OobleckConfig() if config_path is None else parse_config(read_config(config_path), config_path)
-    tensors = _unify_keys(_read_tensors(weights), weights)
+    read = read_safetensors if weights.suffix == ".safetensors" else read_torch_file
+    tensors = _unify_keys(read(weights, "an Oobleck VAE"), weights)
     model = _build(config)
     model.load_state_dict(_match_tensors(model, tensors, config, weights), strict=True, assign=True)
     for module in model.modules():
@@ -176,23 +166,6 @@ def _positives(config: Mapping[str, Any], name: str) -> tuple[int, ...]:
     if not isinstance(config[name], list):
         raise ModelFileError(f"{name} is {config[name]!r}, expected a list of numbers")
     return tuple(_positive({name: item}, name) for item in config[name][: _MAX_BLOCKS + 1])
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            tensors: dict[str, Tensor] = load_file(path)
-            return tensors
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        message = f"{path}: damaged, or holds more than tensors; nothing of it was run. Convert it to safetensors"
-        raise ModelFileError(message) from error
-    except _READ_ERRORS as error:
-        raise ModelFileError(f"{path}: cannot be read: {error!r}") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelFileError(f"{path}: expected a dictionary of tensors, or one under the key state_dict")
-    return {str(key): value for key, value in state.items()}
 
 
 def _unify_keys(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -8,16 +8,14 @@ up to three voices at once (PyanNet of pyannote.audio, arXiv:2104.04045).
 """
 
 import importlib.util
-import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.models import ModelFileError
-from pipeline.weights import check_tensors
+from pipeline.weights import check_tensors, read_torch_file
 
 NUM_FILTERS, FILTER_SAMPLES, FILTER_STRIDE = 80, 251, 10
 MIN_FILTER_HZ = 50
@@ -40,8 +38,6 @@ _LEFTOVERS = (
     "builtins.list",
     "collections.defaultdict",
 )
-
-_READ_ERRORS = (pickle.UnpicklingError, OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError)
 
 
 class _Nothing:
@@ -118,12 +114,8 @@ def load_voice_network() -> VoiceNetwork:
         ModelFileError: the package or its file is missing, or the file holds something else.
     """
     path = _find_weights()
-    try:
-        with torch.serialization.safe_globals([(_Nothing, name) for name in _LEFTOVERS]):
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = content["state_dict"]
-    except _READ_ERRORS as error:
-        raise ModelFileError(f"{path}: {error}; expected the voice activity model of whisperx 3.8") from error
+    with torch.serialization.safe_globals([(_Nothing, name) for name in _LEFTOVERS]):
+        tensors = read_torch_file(path, "the voice activity model of whisperx 3.8")
     network = VoiceNetwork()
     check_tensors(tensors, network.state_dict(), path)
     network.load_state_dict(tensors)

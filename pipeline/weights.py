@@ -1,5 +1,8 @@
-"""Weights from safetensors files, checked against a model before it takes any memory; nothing in them is executed."""
+"""Weights from files, checked against a model before it takes any memory; nothing in them is executed."""
 
+import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,11 @@ from torch.overrides import TorchFunctionMode
 from pipeline.models import ModelFileError
 
 _MAX_PROBLEMS_SHOWN = 5
+# What reading a damaged file of PyTorch has been seen to raise: zip, pickle and tensors each have their own.
+_READ_ERRORS = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile),
+)
 
 
 class WithoutInitialisation(TorchFunctionMode):
@@ -42,6 +50,27 @@ def read_safetensors(path: Path, what: str) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise ModelFileError(f"{path}: {error}; expected {what} as safetensors") from error
     return tensors
+
+
+def read_torch_file(path: Path, what: str) -> dict[str, Tensor]:
+    """Return the tensors of a file that `torch.save` wrote: a dictionary of them, or one under the key "state_dict".
+
+    Nothing but tensors is unpickled, and what `torch.serialization.safe_globals` names.
+
+    Raises:
+        ModelFileError: no such file, or it is damaged or something else; `what` says whose weights are expected there.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        message = f"{path}: damaged, or holds more than tensors; nothing of it was run; expected {what}"
+        raise ModelFileError(f"{message}. Convert it to safetensors") from error
+    except _READ_ERRORS as error:
+        raise ModelFileError(f"{path}: cannot be read: {error!r}; expected {what}") from error
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ModelFileError(f"{path}: expected {what} as a dictionary of tensors, or one under the key state_dict")
+    return {str(key): value for key, value in tensors.items()}
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

@@ -25,9 +25,9 @@ def test_every_gpu_serves_one_encoder_unless_more_are_asked_for():
 
 
 STREAMS = """
-import json, os
+import json, os, psutil
 from collections import namedtuple
-from jobs.cluster import Crew, JobError, Pool, connect, stream
+from jobs.cluster import Crew, JobError, Pool, connect, leave, stream
 
 Song = namedtuple("Song", "song_id")
 
@@ -61,6 +61,9 @@ def error(numbers, make_worker):
     except JobError as found:
         return str(found)
 
+def processes():
+    return [part for child in psutil.Process().children() for part in child.cmdline() if part.endswith(".py")]
+
 pool = connect().encoders(2)
 print(json.dumps({
     "mapped": list(stream([{"number": k} for k in range(10)], Doubling, pool)),
@@ -69,6 +72,8 @@ print(json.dumps({
     "cannot_be_made": error([1], broken),
     "dies": error([1, 666, 2], Doubling),
     "crews": crews(pool),
+    "processes": processes(),
+    "left": leave() or processes(),
 }))
 """
 
@@ -90,6 +95,8 @@ def test_streams_over_a_ray_of_their_own(run, tmp_path):
     assert len(set(other)) == 1  # a pool of another size has processes of its own
     assert not set(other) & set(same)
     assert arenas == "1"  # glibc reads it when a process starts
+    assert sum(part.endswith("/autoscaler/_private/monitor.py") for part in found["processes"]) == 1  # `leave` ends it
+    assert found["left"] == []
     assert found["dies"].startswith("song 'the beast': the worker process died 3 times")
 
 

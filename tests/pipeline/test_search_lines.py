@@ -5,7 +5,6 @@ import functools
 import pytest
 
 from pipeline.search_lines import search_free, search_missing
-
 from pipeline.whisper import TimedWord
 
 from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, hear, place

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from pipeline.codebook import Codebook
 from pipeline.models import MINIATURE_FOLDER, ModelFileError
 from pipeline.semantic_tokens import load_muq
-from pipeline.weights import check_tensors, read_safetensors
+from pipeline.weights import check_tensors, read_safetensors, read_torch_file
 
 
 class Payload:
@@ -52,6 +52,31 @@ def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(tmp_pat
         read_safetensors(path, "weights")
     with pytest.raises(ModelFileError, match="expected weights as safetensors"):
         read_safetensors(tmp_path / "none.safetensors", "weights")
+
+
+@pytest.mark.parametrize("root", ["state_dict", None])
+def test_a_file_of_torch_may_hold_its_tensors_under_a_key(tmp_path: Path, root: str | None) -> None:
+    tensors = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+    torch.save({root: tensors, "epoch": 3} if root else tensors, tmp_path / "weights.bin")
+    found = read_torch_file(tmp_path / "weights.bin", "weights")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+
+
+@pytest.mark.parametrize("damage", [0, 1, 100, -1])
+def test_other_and_damaged_files_of_torch_are_refused_and_never_run(tmp_path: Path, damage: int) -> None:
+    path, target = tmp_path / "weights.bin", tmp_path / "executed"
+    torch.save({"weight": torch.ones(200)}, path)
+    path.write_bytes(path.read_bytes()[:damage])
+    with pytest.raises(ModelFileError, match=r"weights\.bin: .*expected the weights of this test"):
+        read_torch_file(path, "the weights of this test")
+    for content in (Payload(target), {"weight": [1.0]}, [torch.ones(1)], {"state_dict": 3}):
+        torch.save(content, path)
+        with pytest.raises(ModelFileError, match=r"weights\.bin: .*expected the weights of this test"):
+            read_torch_file(path, "the weights of this test")
+    with pytest.raises(ModelFileError, match="none"):
+        read_torch_file(tmp_path / "none.bin", "weights")
+    assert not target.exists()
 
 
 def test_every_problem_has_its_key_with_found_and_expected(tmp_path: Path) -> None:
