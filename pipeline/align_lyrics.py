@@ -20,6 +20,7 @@ from pipeline.stage import Stage
 from pipeline.sung_audio import SungAudio
 from pipeline.whisper import LanguageError, Whisper, load_whisper
 
+MIN_FINAL_SUPPORT = 0.0  # below it silence explains a line better than the audio does where it ended up
 NUM_SHUFFLES = 10  # enough to know their mean to a hundredth
 
 
@@ -96,10 +97,11 @@ class AlignLyrics(Stage):
         lines = find_sung(candidates, lines, heard, audio)
         for line in lines:
             repair_line(line, heard, audio)
+        place_words(lines, audio)
+        lines = [line for line in lines if line.support >= MIN_FINAL_SUPPORT]
         if not lines:
             reason = "no given line is borne out by the audio where it was expected"
             return _leave(song, candidates, Drop("low_coverage", reason))
-        place_words(lines, audio)
         _fill_song(song, lines, [c for c in candidates if c not in lines])
         song.metrics["mean_score"] = float(np.mean([w.score for w in song.words]))
         return song

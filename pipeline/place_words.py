@@ -15,6 +15,7 @@ EDGE_S = 0.3
 DOUBTFUL_SUPPORT = 1.5
 MAX_FIRST_WORD_S = 1.0
 MAX_PAUSE_S = 1.5  # between the lines of a window
+MAX_WORD_S = 5.0  # of a word and the pause after it; beyond it, what follows was placed in another line
 MAX_GROWTH = 1.25  # of a window that was cut before and of its pauses: while lines stay together few are asked anew
 
 
@@ -44,9 +45,21 @@ def place_words(lines: Sequence[Candidate], audio: SungAudio) -> None:
             line.support = support_alone(line, line.words, audio)
         if before and before.words == line.words:  # sung twice only if each is borne out in its own place
             before.support, line.support = (support_alone(each, each.words, audio) for each in (before, line))
-        first = line.timed[0]
+        core = _core(line.timed)  # where the next placement looks for all its words
+        line.start_s, line.end_s = core[0].start_s, min(core[-1].end_s, core[-1].start_s + MAX_WORD_S)
+        first = core[0]
         if first.end_s - first.start_s > MAX_FIRST_WORD_S:  # the pause before it; the next placement starts later
             line.start_s = first.end_s - MAX_FIRST_WORD_S / 2
+
+
+def _core(words: Sequence[TimedWord]) -> list[TimedWord]:
+    """Return the likeliest run of a line's words, cut where more than MAX_WORD_S go by from one to the next."""
+    runs: list[list[TimedWord]] = [[]]
+    for word in words:
+        if runs[-1] and word.start_s - runs[-1][-1].start_s > MAX_WORD_S:
+            runs.append([])
+        runs[-1].append(word)
+    return max(runs, key=lambda run: sum(word.score for word in run))
 
 
 def support_alone(line: Candidate, words: Sequence[str], audio: SungAudio) -> float:

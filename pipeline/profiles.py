@@ -50,7 +50,6 @@ PROFILES = {
     "miniature": Profile(
         name="miniature",
         separator=MINIATURE,
-        separator_overlap=0.1,  # as good as 0.25 with this model, and a sixth less work; figures in pipeline/README.md
         accompaniment_share=0.5,
         asr=MINIATURE,
         verifier=MINIATURE,

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import align_lyrics
 from pipeline.align_lyrics import AlignLyrics, measure_evidence
+from pipeline.place_words import place_words
 from pipeline.song import Drop, Song, Transcript, Word
 from pipeline.whisper import LanguageError, TimedWord
 
@@ -70,6 +71,29 @@ def test_lines_are_kept_repaired_found_and_dropped(monkeypatch):
     assert [word.start_s for word in song.words if word.line == 1] == pytest.approx([6.0, 6.4, 6.8, 7.2, 7.6])
     assert song.metrics["mean_score"] == pytest.approx(0.9)
     assert song.metrics["given_found"] < 1.0
+
+
+@pytest.mark.parametrize(("support", "is_kept"), [(0.0, True), (-0.1, False)])
+def test_no_line_stays_where_silence_explains_it_better(monkeypatch, support, is_kept):
+    """Lines that were borne out may be squeezed by others in the last placement."""
+
+    def squeeze(lines, audio):
+        place_words(lines, audio)
+        for line in lines:
+            line.support = support if line.text == HARBOUR else line.support
+
+    monkeypatch.setattr(align_lyrics, "place_words", squeeze)
+    audio = SungSong((LANTERNS, 2), (HARBOUR, 6))
+    song = open_song(f"{LANTERNS}\n{HARBOUR}", [*hear(LANTERNS, 2), *hear(HARBOUR, 6)])
+    assert align(monkeypatch, song, audio) is song
+    assert [line.text for line in song.lines] == [LANTERNS, HARBOUR][: 1 + is_kept]
+    assert [(line.text, line.reason, line.support) for line in song.dropped] == [(HARBOUR, "not_sung", -0.1)][is_kept:]
+    song = open_song(HARBOUR, hear(HARBOUR, 6))
+    result = align(monkeypatch, song, audio)
+    assert (result is song) is is_kept
+    if not is_kept:
+        assert isinstance(result, Drop)
+        assert result.reason == "low_coverage"
 
 
 def test_adlibs_are_dropped_with_their_reason(monkeypatch):

@@ -148,3 +148,24 @@ def test_a_long_first_word_starts_later_in_the_next_placement():
     line = place(give(LANTERNS)[0], 4)
     place_words([line], Early((LANTERNS, 5)))
     assert (line.timed[0].start_s, line.start_s) == pytest.approx((3.0, 4.9))  # half a second before its end at 5.4
+
+
+@pytest.mark.parametrize(
+    ("last", "span_s"),
+    [
+        ((9.3, 9.7), (3.0, 5.0)),  # it was placed in another line
+        ((5.0, 11.0), (3.0, 10.0)),  # it was stretched over the next line
+        ((5.0, 9.0), (3.0, 9.0)),
+    ],
+    ids=["far away", "long", "held"],
+)
+def test_the_next_placement_looks_for_a_line_where_most_of_its_words_are(last, span_s):
+    class Stretching(SungSong):
+        def align(self, start_s, end_s, lines):
+            times = [(3.0, 3.4), (3.4, 3.8), (3.8, 4.2), (4.2, 5.0), last]
+            return [[TimedWord(a, b, 0.5) for a, b in times]]
+
+    line = place(give(LANTERNS)[0], 3)
+    place_words([line], Stretching((LANTERNS, 3)))
+    assert (line.start_s, line.end_s) == pytest.approx(span_s)
+    assert line.timed[-1].end_s == pytest.approx(last[1])  # the words themselves stay where they are
