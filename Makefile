@@ -29,6 +29,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
 	# Compiled here, once: where nothing may be written later, as in many containers, every start would do it again.
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/python -m compileall -q jobs model pipeline shards
 	touch $@
 
 demo: setup  ## bundled songs -> clean lyrics -> shards -> a small trained model -> audio and a report, in demo/
