@@ -93,8 +93,9 @@ def test_a_batch_equals_its_songs_one_by_one(
         alone.loss(num_targets=together.num_targets, num_blocks=together.num_blocks).backward()
         for name in ("ce_sum_B", "num_targets_B", "num_correct_B", "flow_sum_B", "num_blocks_B"):
             assert_close(getattr(alone, name)[0], getattr(together, name)[row], rtol=1e-5, atol=1e-5)
-    for name, parameter in model.named_parameters():  # float32 sums in another order
-        assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5, msg=name)
+    for name, parameter in model.named_parameters():  # float32 sums in another order err by the largest of their terms
+        atol = 1e-5 + 2e-6 * float(gradients[name].abs().max())
+        assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=atol, msg=name)
 
 
 def test_counts(make_model: MakeModel, make_batch: MakeBatch, draw_for: DrawFor) -> None:
