@@ -81,8 +81,10 @@ def test_a_batch_equals_its_songs_one_by_one(
     draw_for: DrawFor,
     padding: str,
 ) -> None:
-    model = make_model(replace(tiny_config, conditions=replace(tiny_config.conditions, padding=padding)))
+    # In float64: sums of float32 in another order differ by more than these bounds on some processors.
+    model = make_model(replace(tiny_config, conditions=replace(tiny_config.conditions, padding=padding))).double()
     batch = make_batch()
+    batch = replace(batch, latents_BTC=batch.latents_BTC.double(), prompts_BNC=batch.prompts_BNC.double())
     together = model(batch, draw_for(batch))
     together.loss().backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -93,9 +95,8 @@ def test_a_batch_equals_its_songs_one_by_one(
         alone.loss(num_targets=together.num_targets, num_blocks=together.num_blocks).backward()
         for name in ("ce_sum_B", "num_targets_B", "num_correct_B", "flow_sum_B", "num_blocks_B"):
             assert_close(getattr(alone, name)[0], getattr(together, name)[row], rtol=1e-5, atol=1e-5)
-    for name, parameter in model.named_parameters():  # float32 sums in another order err by the largest of their terms
-        atol = 1e-5 + 2e-6 * float(gradients[name].abs().max())
-        assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=atol, msg=name)
+    for name, parameter in model.named_parameters():  # float32 sums in another order
+        assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_counts(make_model: MakeModel, make_batch: MakeBatch, draw_for: DrawFor) -> None:
