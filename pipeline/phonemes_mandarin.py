@@ -22,6 +22,7 @@ _FINALS = frozenset(
     "a ai an ang ao e ei en eng er i ia ian iang iao ie in ing iong iou o ong ou u ua uai uan uang uei uen ueng uo "
     "v van ve vn".split()
 )
+_TAGS_ALONE = {"过": "ug"}  # of all characters the only one that is read otherwise by its part of speech
 _UNUSED_SYLLABLES = frozenset({("f", "iao")})  # of dialect characters; the reference's table lacks them
 
 
@@ -38,8 +39,11 @@ def read_simplified(text: str) -> list[str]:
     Raises:
         ValueError: a character whose syllable is not in the symbol table.
     """
+    text = text.translate(_HUMMED)
+    # A character by itself is a word: jieba need not load its 350,000 to say so. The aligner asks for nothing else.
+    tagged = [(text, _TAGS_ALONE.get(text, ""))] if len(text) == 1 else merge_words(tag_words(text), find_finals)
     symbols: list[str] = []
-    for word, tag in merge_words(tag_words(text.translate(_HUMMED)), find_finals):
+    for word, tag in tagged:
         finals = apply_sandhi(word, tag, find_finals(word))
         for char, initial, final in zip(word, find_initials(word), finals, strict=True):
             symbols += _write_syllable(char, initial, final)

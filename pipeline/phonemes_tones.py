@@ -203,7 +203,9 @@ def _change_third_tones(word: str, finals: list[str]) -> None:
 
 
 def _split_word(word: str) -> tuple[str, str]:
-    """Split a word in two at its shortest known part."""
+    """Split a word in two at its shortest known part; the second is empty where it is one character."""
+    if len(word) == 1:
+        return word, ""
     shortest = split_search(word)[0]
     if word.startswith(shortest):
         return shortest, word[len(shortest) :]
