@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.adopt_transcript import adopt_transcript
 from pipeline.aligner import Aligners
+from pipeline.encoded_song import EncodedSong
 from pipeline.find_sung import find_sung
 from pipeline.locate_lines import Candidate, estimate_times, explain_runs, locate_expected, locate_lines
 from pipeline.lyrics import LyricLine, parse_lyrics, split_words
@@ -27,7 +28,8 @@ NUM_SHUFFLES = 10  # enough to know their mean to a hundredth
 class AlignLyrics(Stage):
     """Check the given lyrics line by line against the vocals and time every word.
 
-    Reads:  song.lyrics_text, song.speech, song.voice, song.transcript, song.language
+    Reads:  song.lyrics_text, song.speech, song.voice, song.voice_probability, song.transcript, song.language,
+            song.encoded (not if the verifier is another model than the recogniser)
     Adds:   song.header_labels, song.lines, song.words, song.dropped; metrics evidence (see `measure_evidence`),
             coverage (share of what was heard that the given lines explain), cer (character error rate of kept lines
             against what was heard), mean_score (of the words), given_found (share of the given words that were heard)
@@ -35,7 +37,7 @@ class AlignLyrics(Stage):
     """
 
     name: ClassVar[str] = "align_lyrics"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -87,7 +89,7 @@ class AlignLyrics(Stage):
         locate_lines(candidates, heard)
         locate_expected(candidates, heard)
         lines = explain_runs(candidates, heard)
-        audio = SungAudio(self._whisper, self._aligners.for_language(song.language), song)
+        audio = SungAudio(self._encoded(song), self._aligners.for_language(song.language), song)
         song.metrics["evidence"] = measure_evidence(candidates, heard)
         song.metrics.update(_agreement(candidates, lines, heard))
         if drop := self._judge(song, candidates, audio):
@@ -105,6 +107,13 @@ class AlignLyrics(Stage):
         _fill_song(song, lines, [c for c in candidates if c not in lines])
         song.metrics["mean_score"] = float(np.mean([w.score for w in song.words]))
         return song
+
+    def _encoded(self, song: Song) -> EncodedSong:
+        """Return the song as the verifier hears it: as the recogniser did if both are one model, not yet if not."""
+        assert song.speech is not None
+        if song.encoded is None or song.encoded.whisper is not self._whisper:
+            song.encoded = EncodedSong(self._whisper, song.speech)
+        return song.encoded
 
     def _judge(self, song: Song, candidates: Sequence[Candidate], audio: SungAudio) -> Drop | None:
         """Return why these are not the lyrics of the song, or None; sounds speak where too little was heard."""

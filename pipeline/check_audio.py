@@ -57,7 +57,7 @@ class CheckAudio(Stage):
     """
 
     name: ClassVar[str] = "check_audio"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

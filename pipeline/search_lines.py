@@ -95,7 +95,7 @@ def _search(
     support = by_text[:, [asked.index(text) for text in texts_of_lines]]
     for line, best in zip(group, support.max(axis=0), strict=True):
         line.support = float(best)
-    chosen = distinct_path(support - min_support, texts_of_lines, MIN_APART)
+    chosen = distinct_path(support - min_support, _alike_names(texts_of_lines), MIN_APART)
     placed = [
         (line if is_expected else copy_line(line), windows[index])
         for line, index in zip(group, chosen, strict=True)
@@ -114,6 +114,14 @@ def _unlike_rounds(texts: Sequence[Words]) -> list[list[Words]]:
             rounds.append(fitting := [])
         fitting.append(text)
     return rounds
+
+
+def _alike_names(texts: Sequence[Words]) -> list[Words]:
+    """Return for each text the first one that it is like: any of them explains the singing of another."""
+    names: list[Words] = []
+    for text in texts:
+        names.append(next((name for name in names if _are_alike(text, name)), text))
+    return names
 
 
 def _are_alike(one: Words, other: Words) -> bool:
@@ -176,13 +184,17 @@ def _is_known(window: Span, spans: Sequence[Span]) -> bool:
 
 
 def _time_lines(heard: Sequence[tuple[Candidate, Span]], audio: SungAudio) -> None:
-    """Give lines with their windows times: neighbours together, but none far beyond its own window."""
+    """Give lines with their windows times, in their order: neighbours together, none far beyond its own window."""
     rest = list(heard)
+    before_s = 0.0
     while rest:
         start_s, end_s = rest[0][1]
         ends = [last_s for _, (_, last_s) in rest if last_s <= max(start_s + FREE_WINDOW_S, end_s)]
+        if before_s + MIN_WINDOW_S < end_s:  # else the line before is in doubt
+            start_s = max(start_s, before_s)
         timed = audio.align(start_s, ends[-1], [line.words for line, _ in rest[: len(ends)]])
         for (line, _), words in zip(rest[: len(ends)], timed, strict=True):
             move_line(copy_line(line), line)  # what was heard elsewhere says nothing of it any more
             line.start_s, line.end_s = words[0].start_s, words[-1].end_s
+            before_s = words[-1].start_s  # a last word may be stretched
         rest = rest[len(ends) :]

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.encoded_song import EncodedSong
+
 Edit = Literal["kept", "repaired", "recovered", "expanded"]
 
 
@@ -106,6 +108,7 @@ class Song:
     voice: NDArray[np.float32] | None = None  # [L], vocals at 16 kHz mono: where somebody sings
     speech: NDArray[np.float32] | None = None  # [L], 16 kHz mono: what the recogniser hears, see SeparateVocals
     voice_probability: NDArray[np.float32] | None = None  # [frames of whisper.VOICE_STEP_S], that somebody sings
+    encoded: EncodedSong | None = None  # `speech` as the recogniser's encoder hears it
     transcript: Transcript | None = None
     sung_language: str = ""  # what the recogniser takes the singing for; "" where it knows one language only
     text_language: str = ""  # of the given lyrics; "" where they do not tell

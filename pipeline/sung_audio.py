@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.aligner import Aligner
+from pipeline.encoded_song import EncodedSong
 from pipeline.song import Song
 from pipeline.voice_activity import VoiceActivity
 from pipeline.voice_detector import VOICE_STEP_S
-from pipeline.whisper import TimedWord, Whisper
+from pipeline.whisper import TimedWord
 from pipeline.word_onsets import advance_late, agree, begin_later
 
 # Low, because a voice activity model trained on speech misses held vowels: on sung words of the songs with true times
@@ -22,17 +23,18 @@ MIN_VOICE_PROBABILITY = 0.3
 # have the lines of an earlier one, 53 within so much of it, and what comes out is as good (pipeline/README.md).
 SAME_WINDOW_S = 0.5
 
-Lines = tuple[tuple[str, ...], ...]
+Words = tuple[str, ...]
+Lines = tuple[Words, ...]
 
 
 class SungAudio:
     """What can be asked of a song's vocals; questions of the same lines in nearly the same window are answered once."""
 
-    def __init__(self, whisper: Whisper, aligner: Aligner | None, song: Song) -> None:
+    def __init__(self, encoded: EncodedSong, aligner: Aligner | None, song: Song) -> None:
         """Measure where the voice of the song sounds.
 
         Args:
-            whisper: its cross-attention places words, and its decoder scores lines.
+            encoded: the song as a Whisper hears it, whose cross-attention places words and whose decoder scores lines.
             aligner: a second ear for word times, or None.
             song: with speech, voice and voice_probability.
         """
@@ -43,9 +45,9 @@ class SungAudio:
         self._language = song.language
         self._voice = VoiceActivity(song.voice)
         self._is_sung = song.voice_probability > MIN_VOICE_PROBABILITY
-        self._attend = functools.cache(functools.partial(_attend, whisper, song))
+        self._attend = functools.cache(functools.partial(_attend, encoded, song.language))
         self._second = aligner.open_song(song.speech, song.language) if aligner else None
-        self._measure = functools.cache(functools.partial(_measure, whisper, song))
+        self._measure = functools.cache(functools.partial(_measure, encoded, song.language))
         self._windows: dict[Lines, list[tuple[float, float]]] = defaultdict(list)
 
     def align(self, start_s: float, end_s: float, lines: Sequence[Sequence[str]]) -> list[list[TimedWord]]:
@@ -92,11 +94,9 @@ class SungAudio:
         return (end_s - start_s) * self.voiced_share(start_s, end_s) if end_s > start_s else 0.0
 
 
-def _attend(whisper: Whisper, song: Song, start_s: float, end_s: float, words: tuple[str, ...]) -> list[TimedWord]:
-    assert song.speech is not None
-    return whisper.align(song.speech, start_s, end_s, words, song.language)
+def _attend(encoded: EncodedSong, language: str, start_s: float, end_s: float, words: Words) -> list[TimedWord]:
+    return encoded.align(start_s, end_s, words, language)
 
 
-def _measure(whisper: Whisper, song: Song, start_s: float, end_s: float, lines: Lines) -> NDArray[np.float64]:
-    assert song.speech is not None
-    return whisper.measure_support(song.speech, start_s, end_s, lines, song.language)
+def _measure(encoded: EncodedSong, language: str, start_s: float, end_s: float, lines: Lines) -> NDArray[np.float64]:
+    return encoded.measure_support(start_s, end_s, lines, language)

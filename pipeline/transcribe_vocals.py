@@ -26,10 +26,10 @@ class TranscribeVocals(Stage):
     """Transcribe the vocals, time every word and remove what nobody sings.
 
     Reads:  song.speech, song.voice, song.lyrics_text and song.language (hints of the language)
-    Adds:   song.transcript, song.voice_probability, song.sung_language, song.text_language, song.language (that of
-            the transcription); metrics
-            sung_language_probability and no_speech (both over the whole song), voice_activity (share of the song),
-            mean_logprob, removed_* (heard words that were removed, by reason)
+    Adds:   song.transcript, song.voice_probability, song.encoded, song.sung_language, song.text_language,
+            song.language (that of the transcription); metrics sung_language_probability and no_speech (both over the
+            whole song), voice_activity (share of the song), mean_logprob, removed_* (heard words that were removed,
+            by reason)
     Drops:  "instrumental" if there is no singing, "language" if the recogniser does not know it
     Source: WhisperX, arXiv:2303.00747
     """
@@ -60,7 +60,7 @@ class TranscribeVocals(Stage):
         assert song.speech is not None
         assert song.voice is not None
         listening = Listening(self._whisper, self._detector, song.speech)
-        song.voice_probability = listening.voice_probability
+        song.voice_probability, song.encoded = listening.voice_probability, listening.encoded
         song.metrics["voice_activity"] = sum(w.voiced_s for w in listening.windows) / max(song.duration_s, 1e-3)
         probabilities = listening.identify_language()
         song.text_language = identify_text(song.lyrics_text)

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
+from pipeline.encoded_song import BATCH_WINDOWS, EncodedSong
 from pipeline.hallucinations import MIN_SEGMENT_LOGPROB, is_stuck
 from pipeline.lyrics_text import split_words
 from pipeline.match_words import sound_key
 from pipeline.voice_detector import VoiceDetector, VoicedWindow
 from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper
 
-BATCH_WINDOWS = 8  # encoded and decoded at once; WhisperX's own default
 # In a row; ours. Whisper's own way out of a loop is to draw at random, which is no two times alike.
 NO_REPEAT_TOKENS = 3
 BEAM_SIZE = 5  # WhisperX's default, as Whisper's own
@@ -45,10 +44,7 @@ class Listening:
         """Find the voice and encode every window of it."""
         self._whisper = whisper
         self.voice_probability, self.windows = detector.find(samples, MAX_WINDOW_S)
-        self._encodings = [
-            whisper.encode([samples[_position(w.start_s) : _position(w.end_s)] for w in batch])
-            for batch in _batches(self.windows)
-        ]
+        self.encoded = EncodedSong(whisper, samples, [(w.start_s, w.end_s) for w in self.windows])
 
     def identify_language(self) -> dict[str, float]:
         """Return the probability of every language over the whole song, windows weighted by their voice.
@@ -59,7 +55,7 @@ class Listening:
         if not self._whisper.is_multilingual:
             return totals
         total_s = sum(w.voiced_s for w in self.windows)
-        for batch, encoded in zip(_batches(self.windows), self._encodings, strict=True):
+        for batch, encoded in zip(_batches(self.windows), self.encoded.batches, strict=True):
             for window, found in zip(batch, self._whisper.model.detect_language(encoded), strict=True):
                 for token, probability in found:
                     code = token[2:-2]  # <|en|>
@@ -74,7 +70,7 @@ class Listening:
         """
         self._whisper.require_language(language)
         segments = []
-        for batch, encoded in zip(_batches(self.windows), self._encodings, strict=True):
+        for batch, encoded in zip(_batches(self.windows), self.encoded.batches, strict=True):
             results, texts = self._decode(encoded, len(batch), language)
             stuck = [k for k, text in enumerate(texts) if is_stuck(text)]
             if stuck:
@@ -123,7 +119,3 @@ def weigh_no_speech(segments: Sequence[Segment]) -> float:
 def _batches(windows: Sequence[VoicedWindow]) -> Iterator[Sequence[VoicedWindow]]:
     for first in range(0, len(windows), BATCH_WINDOWS):
         yield windows[first : first + BATCH_WINDOWS]
-
-
-def _position(time_s: float) -> int:
-    return int(time_s * SPEECH_SAMPLE_RATE_HZ)

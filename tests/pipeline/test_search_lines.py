@@ -7,7 +7,7 @@ import pytest
 from pipeline.search_lines import search_free, search_missing
 from pipeline.whisper import TimedWord
 
-from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, hear, place
+from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, WORD_S, SungSong, give, hear, place
 
 
 class Listener(SungSong):
@@ -62,6 +62,29 @@ def test_a_long_word_at_the_start_of_the_next_line_leaves_room_until_its_end():
     assert search_missing(lines, [place(lines[0], 2), lines[2]], audio) == [lines[1]]
     lines[2].timed[0] = TimedWord(4.0, 6.0, 0.1)  # 2 s are no long word
     assert search_missing(lines, [place(lines[0], 2), lines[2]], audio) == []
+
+
+def test_a_line_does_not_begin_before_the_one_before_it():
+    """Its window begins earlier, and words of its own that are not heard would be taken from there."""
+    lines = give(SUMMER, LANTERNS, f"gone gone {HARBOUR}")
+    audio = SungSong((SUMMER, 2), (LANTERNS, 7), (HARBOUR, 11), duration_s=16.0)
+    assert search_missing(lines, [], audio) == lines
+    assert audio.windows[1][:2] == pytest.approx((lines[1].end_s - WORD_S, 16.0))  # it was found in 8 to 16 s
+    assert lines[2].start_s >= lines[1].end_s - WORD_S
+
+
+def test_alike_lines_do_not_share_one_singing():
+    """Where the first is sung most speaks for all of them; the others are sung later."""
+
+    class Nonsense(SungSong):
+        def measure_support(self, start_s, end_s, lines):
+            support = super().measure_support(start_s, end_s, lines)
+            return support + 4.0 if start_s < 2 else support / 2
+
+    lines = give("ba da da da", "ba da da dam", "ba da dam dam")
+    audio = Nonsense(("ba da da da", 2), ("ba da da dam", 10), ("ba da dam dam", 18), duration_s=24.0)
+    assert search_missing(lines, [], audio) == lines
+    assert [line.start_s for line in lines] == pytest.approx([2.0, 10.0, 18.0])
 
 
 def test_no_line_is_searched_where_another_one_is_sung():

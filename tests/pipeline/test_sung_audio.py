@@ -11,16 +11,16 @@ from pipeline.voice_detector import VOICE_STEP_S
 from pipeline.whisper import TimedWord
 
 
-class CountingWhisper:
+class CountingSong:
     def __init__(self) -> None:
         self.questions: list[tuple[float, float, tuple[tuple[str, ...], ...], str]] = []
         self.aligned: list[tuple[float, float]] = []
 
-    def align(self, samples, start_s, end_s, words, language):
+    def align(self, start_s, end_s, words, language):
         self.aligned.append((start_s, end_s))
         return [TimedWord(start_s, end_s, 0.5) for _ in words]
 
-    def measure_support(self, samples, start_s, end_s, lines, language):
+    def measure_support(self, start_s, end_s, lines, language):
         self.questions.append((start_s, end_s, lines, language))
         return np.arange(len(lines), dtype=float)
 
@@ -39,7 +39,7 @@ class SecondEar:
         return float(len(words))
 
 
-def open_audio(aligner: SecondEar | None = None) -> tuple[SungAudio, CountingWhisper]:
+def open_audio(aligner: SecondEar | None = None) -> tuple[SungAudio, CountingSong]:
     """Return 10 s in which a voice sounds from 2 to 4 s."""
     song = Song(song_id="a", path=Path("a.wav"), audio="a.wav", duration_s=10.0, language="en")
     song.voice = np.full(160_000, 1e-5, np.float32)
@@ -47,32 +47,32 @@ def open_audio(aligner: SecondEar | None = None) -> tuple[SungAudio, CountingWhi
     song.speech = song.voice
     song.voice_probability = np.full(round(10 / VOICE_STEP_S), 0.29, np.float32)
     song.voice_probability[round(2 / VOICE_STEP_S) : round(4 / VOICE_STEP_S)] = 0.31
-    whisper = CountingWhisper()
-    return SungAudio(whisper, aligner, song), whisper  # type: ignore[arg-type]
+    encoded = CountingSong()
+    return SungAudio(encoded, aligner, song), encoded  # type: ignore[arg-type]
 
 
 def test_equal_questions_are_asked_once():
-    audio, whisper = open_audio()
+    audio, encoded = open_audio()
     first = audio.measure_support(1.0, 2.0, [["la", "lo"], ["li"]])
     first[:] = 9.0  # the caller's own
     assert audio.measure_support(1.0, 2.0, [("la", "lo"), ("li",)]).tolist() == [0.0, 1.0]
-    assert whisper.questions == [(1.0, 2.0, (("la", "lo"), ("li",)), "en")]
+    assert encoded.questions == [(1.0, 2.0, (("la", "lo"), ("li",)), "en")]
     audio.measure_support(1.0, 2.6, [["la", "lo"], ["li"]])
     audio.measure_support(1.0, 2.0, [["la"], ["lo", "li"]])
-    assert len(whisper.questions) == 3
+    assert len(encoded.questions) == 3
 
 
 def test_nearly_the_same_window_of_the_same_lines_is_asked_once():
     """The first window answers for those near it, so that small steps do not add up."""
-    audio, whisper = open_audio()
+    audio, encoded = open_audio()
     for start_s in (1.0, 1.5, 0.5, 1.75):
         audio.align(start_s, 5.0 - start_s / 4, [["la"]])
         audio.measure_support(start_s, 5.0, [["la"]])
-    assert whisper.aligned == [(1.0, 4.75), (1.75, 4.5625)]
-    assert [question[:2] for question in whisper.questions] == whisper.aligned
+    assert encoded.aligned == [(1.0, 4.75), (1.75, 4.5625)]
+    assert [question[:2] for question in encoded.questions] == encoded.aligned
     audio.align(1.0, 5.3, [["la"]])  # the end counts as well
     audio.align(1.0, 4.75, [["lo"]])
-    assert whisper.aligned[2:] == [(1.0, 5.3), (1.0, 4.75)]
+    assert encoded.aligned[2:] == [(1.0, 5.3), (1.0, 4.75)]
 
 
 def test_share_in_which_somebody_sings():
@@ -89,12 +89,12 @@ def test_words_have_no_silence_around_them():
 
 
 def test_words_entered_late_start_earlier():
-    class Late(CountingWhisper):
-        def align(self, samples, start_s, end_s, words, language):
+    class Late(CountingSong):
+        def align(self, start_s, end_s, words, language):
             return [TimedWord(2.0, 3.6, 0.5), TimedWord(3.6, 4.0, 0.5)]
 
-    audio, whisper = open_audio()
-    whisper.align = Late().align  # type: ignore[method-assign]
+    audio, encoded = open_audio()
+    encoded.align = Late().align  # type: ignore[method-assign]
     ((first, second),) = audio.align(1.0, 5.0, [["la", "window"]])  # one and two syllables of 2 s
     assert second.start_s == pytest.approx(2.7, abs=0.1)
     assert first.end_s == second.start_s
