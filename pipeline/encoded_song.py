@@ -176,7 +176,7 @@ class EncodedSong:
     def _cut_window(self, encoding: _Encoding, start_s: float, end_s: float) -> _Window:
         first, end = (round((time_s - encoding.start_s) / TOKEN_STEP_S) for time_s in (start_s, end_s))
         part = encoding.states[:, max(first, 0) : end]
-        # Nowhere to look but at singing, the decoder denies one line of ten that is sung (pipeline/README.md).
+        # With nowhere to look but at singing the decoder denies one line of ten that is sung (pipeline/README.md).
         encoded = storage_view(np.concatenate([part, self.whisper.silence_after], axis=1))
         first_s = encoding.start_s + max(first, 0) * TOKEN_STEP_S
         return _Window((start_s, end_s), first_s, part.shape[1] * _FRAMES_PER_POSITION, encoded)

@@ -48,7 +48,7 @@ class Candidate:
     start_s: float = 0.0
     end_s: float = 0.0
     timed: list[TimedWord] = field(default_factory=list)
-    support: float = 0.0  # nats per token, see Whisper.measure_support: in its place, else the highest found
+    support: float = 0.0  # nats per token, see EncodedSong.measure_support: in its place, else the highest found
     line_number: int | None = None  # in the lyrics as given
     window: list["Candidate"] = field(default_factory=list, repr=False)  # the lines it was last placed with, itself too
 

@@ -10,7 +10,7 @@ from pipeline.song import Word
 from pipeline.sung_audio import SungAudio
 
 MIN_HEARD_SCORE = 0.6  # of the word heard in place of the given one
-# Nats per token, see Whisper.measure_support, of the given and the heard word after the same words before them. On
+# Nats per token, see EncodedSong.measure_support, of the given and the heard word after the same words before them. On
 # songs with known substitutions, words that were not sung lie between -4.7 and -1.7; words that were sung and
 # misheard lie above -0.9, although the recogniser prefers its own word by up to 5 nats.
 MAX_DENIED_SUPPORT = -1.0

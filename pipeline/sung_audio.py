@@ -71,7 +71,7 @@ class SungAudio:
         return self._second.measure_evidence(words) if self._second else None
 
     def measure_support(self, start_s: float, end_s: float, lines: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        """Return nats per token for every line in a window; see Whisper.measure_support."""
+        """Return nats per token for every line in a window; see EncodedSong.measure_support."""
         start_s, end_s = self._known_window(start_s, end_s, lines)
         return self._measure(start_s, end_s, tuple(map(tuple, lines))).copy()
 

@@ -151,8 +151,8 @@ class Whisper:
         """The encoder's output, [1, T, D], for the last second of 30 s of silence.
 
         It holds positions at which the decoder looks when there is nothing to hear: as other transformers do, the
-        encoder empties a few where nothing happens (arXiv:2309.16588, 2309.17453). In base these are 1 of 30, in
-        tiny.en the last 25, with a sixth and half of the norm of the others.
+        encoder empties a few where nothing happens (arXiv:2309.16588, 2309.17453). In base these are 3 in 100,
+        in tiny.en the last 25, with a sixth and half of the norm of the others.
         """
         return self._silent_states[:, -NUM_SILENT:]
 
