@@ -1,5 +1,8 @@
 """Phoneme ids: what each mode does to small texts, and that lines and whole songs agree."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -171,3 +174,15 @@ def test_any_text_has_ids_in_the_vocabulary(text: str) -> None:
     for phonemizer in (PLAIN, REFERENCE):
         for result in (phonemizer.line_ids(text), phonemizer.lyric_ids(text)):
             assert all(0 <= number < len(SYMBOLS) for number in result.ids)
+
+
+def test_a_character_by_itself_is_read_without_loading_the_words_of_jieba():
+    """As with them: 过 is a particle where it stands alone, 个 and 了 are neutral."""
+    code = (
+        "import sys; from pipeline.phonemes_mandarin import read_chinese; "
+        "print(*(s for c in '过了个不行' for s in read_chinese(c)[0]), 'jieba' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert printed.split() == "g uo5 l e5 g e5 b u4 x ing2 False".split()
