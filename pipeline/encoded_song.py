@@ -1,9 +1,10 @@
 """One song as one Whisper hears it: windows of it, encoded once, that say where words are and how likely lines are."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ REACH_S = 1.0  # so far beyond a window of voice a question may reach: nothing i
 _FRAMES_PER_POSITION = round(TOKEN_STEP_S / FRAME_S)
 
 Span = tuple[float, float]  # start and end in seconds of the song
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,13 +73,9 @@ class EncodedSong:
         """Encode the windows."""
         self.whisper = whisper
         self._samples = samples
-        # The encoder's output for every BATCH_WINDOWS of the windows.
-        self.batches = [
-            whisper.encode([self._cut(*window) for window in windows[first : first + BATCH_WINDOWS]])
-            for first in range(0, len(windows), BATCH_WINDOWS)
-        ]
+        # The encoder's output for every batch of windows.
+        self.batches = [whisper.encode([self._cut(*window) for window in batch]) for batch in in_batches(windows)]
         self._windows = list(windows)
-        self._encodings: list[_Encoding] | None = None
         self._last_window: _Window | None = None
         self._last_reading: tuple[_Window, list[int], str, int, Any] | None = None
 
@@ -150,21 +148,23 @@ class EncodedSong:
     def _open(self, start_s: float, end_s: float) -> _Window:
         """Return a window of the song; the last one is remembered."""
         if self._last_window is None or self._last_window.span != (start_s, end_s):
-            if self._encodings is None:
-                self._encodings = list(self._encodings_of_windows())
             found = next((each for each in self._encodings if each.holds(start_s, end_s)), None)
             if found is None:
                 self._encodings.append(found := self._encode(start_s, end_s))
             self._last_window = self._cut_window(found, start_s, end_s)
         return self._last_window
 
-    def _encodings_of_windows(self) -> Iterator[_Encoding]:
+    @functools.cached_property
+    def _encodings(self) -> list[_Encoding]:
+        """What is encoded so far: the windows, then those of their own; nothing before the first question."""
         ends_s = [0.0, *(end_s for _, end_s in self._windows)]
         starts_s = [*(start_s for start_s, _ in self._windows), np.inf]
         encoded = (window[None] for batch in self.batches for window in states(batch))
+        encodings = []
         for k, (start_s, end_s) in enumerate(self._windows):
             askable = max(start_s - REACH_S, ends_s[k]), min(end_s + REACH_S, starts_s[k + 1])
-            yield _Encoding(next(encoded)[:, : _count_positions(end_s - start_s)], start_s, askable)
+            encodings.append(_Encoding(next(encoded)[:, : _count_positions(end_s - start_s)], start_s, askable))
+        return encodings
 
     def _encode(self, start_s: float, end_s: float) -> _Encoding:
         samples = self._cut(start_s, end_s)
@@ -183,6 +183,12 @@ class EncodedSong:
 
     def _cut(self, start_s: float, end_s: float) -> NDArray[np.float32]:
         return self._samples[int(start_s * SPEECH_SAMPLE_RATE_HZ) : int(end_s * SPEECH_SAMPLE_RATE_HZ)]
+
+
+def in_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Yield BATCH_WINDOWS at a time, in order."""
+    for first in range(0, len(items), BATCH_WINDOWS):
+        yield items[first : first + BATCH_WINDOWS]
 
 
 def _count_positions(duration_s: float) -> int:

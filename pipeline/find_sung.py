@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.encoded_song import Span
 from pipeline.locate_lines import (
     Candidate,
     copy_line,
@@ -15,7 +16,7 @@ from pipeline.locate_lines import (
 )
 from pipeline.match_words import sound_key
 from pipeline.place_words import place_words, support_alone, widened
-from pipeline.search_lines import MIN_SUPPORT, Span, search_free, search_missing
+from pipeline.search_lines import MIN_SUPPORT, search_free, search_missing
 from pipeline.song import Word
 from pipeline.sung_audio import SungAudio
 

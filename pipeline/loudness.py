@@ -7,7 +7,7 @@ import av
 import numpy as np
 from av.filter import Graph
 
-from pipeline.audio import Audio
+from pipeline.audio import Audio, iterate_blocks
 
 ABSOLUTE_GATE_LUFS = -70.0  # Recommendation ITU-R BS.1770-4
 _LAYOUTS = {1: "mono", 2: "stereo", 5: "5.0"}  # by number of channels
@@ -35,10 +35,9 @@ def _measured_frames(samples: Audio, sample_rate: int) -> Iterator[Any]:
     source.link_to(meter)
     meter.link_to(sink)
     graph.configure()
-    for first in range(0, samples.shape[1], sample_rate):
-        block = np.ascontiguousarray(samples[:, first : first + sample_rate])
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
-        frame.sample_rate, frame.pts = sample_rate, first
+    for block in iterate_blocks(samples, sample_rate):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=layout)
+        frame.sample_rate = sample_rate
         graph.push(frame)
         yield from _pull(graph)
     graph.push(None)

@@ -1,13 +1,15 @@
 """Lines that the recogniser did not hear: searched where they should be sung, by what their words explain."""
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.encoded_song import Span
 from pipeline.line_paths import distinct_path
 from pipeline.locate_lines import Candidate, copy_line, move_line
-from pipeline.sung_audio import SungAudio
+from pipeline.sung_audio import SungAudio, Words
 
 # Lines of the song in a window that holds them reach 1.5 to 5 in 95 of 100 cases, lines of other songs 0.6.
 MIN_SUPPORT = 1.0
@@ -25,9 +27,6 @@ KNOWN_SHARE = 0.9  # of a window that lies in one in which no line was found: it
 # Where a line is missing, the next one's first words may be stretched over it: of such long ones only the end is sure.
 MAX_HELD_S = 2.0
 HELD_END_S = 0.5
-
-Words = tuple[str, ...]
-Span = tuple[float, float]  # start and end in seconds of the song
 
 
 def search_missing(candidates: Sequence[Candidate], found: Sequence[Candidate], audio: SungAudio) -> list[Candidate]:
@@ -95,7 +94,7 @@ def _search(
     support = by_text[:, [asked.index(text) for text in texts_of_lines]]
     for line, best in zip(group, support.max(axis=0), strict=True):
         line.support = float(best)
-    chosen = distinct_path(support - min_support, _alike_names(texts_of_lines), MIN_APART)
+    chosen = distinct_path(support - min_support, _alike_names(tuple(texts_of_lines)), MIN_APART)
     placed = [
         (line if is_expected else copy_line(line), windows[index])
         for line, index in zip(group, chosen, strict=True)
@@ -116,7 +115,8 @@ def _unlike_rounds(texts: Sequence[Words]) -> list[list[Words]]:
     return rounds
 
 
-def _alike_names(texts: Sequence[Words]) -> list[Words]:
+@functools.lru_cache(maxsize=4)  # searches of a song ask for all of its lines again and again
+def _alike_names(texts: tuple[Words, ...]) -> list[Words]:
     """Return for each text the first one that it is like: any of them explains the singing of another."""
     names: list[Words] = []
     for text in texts:

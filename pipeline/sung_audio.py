@@ -45,9 +45,9 @@ class SungAudio:
         self._language = song.language
         self._voice = VoiceActivity(song.voice)
         self._is_sung = song.voice_probability > MIN_VOICE_PROBABILITY
-        self._attend = functools.cache(functools.partial(_attend, encoded, song.language))
+        self._attend = functools.cache(functools.partial(encoded.align, language=song.language))
         self._second = aligner.open_song(song.speech, song.language) if aligner else None
-        self._measure = functools.cache(functools.partial(_measure, encoded, song.language))
+        self._measure = functools.cache(functools.partial(encoded.measure_support, language=song.language))
         self._windows: dict[Lines, list[tuple[float, float]]] = defaultdict(list)
 
     def align(self, start_s: float, end_s: float, lines: Sequence[Sequence[str]]) -> list[list[TimedWord]]:
@@ -92,11 +92,3 @@ class SungAudio:
     def voiced_s(self, start_s: float, end_s: float) -> float:
         """Return for how many seconds of [start_s, end_s) somebody seems to sing; 0 if it ends before it starts."""
         return (end_s - start_s) * self.voiced_share(start_s, end_s) if end_s > start_s else 0.0
-
-
-def _attend(encoded: EncodedSong, language: str, start_s: float, end_s: float, words: Words) -> list[TimedWord]:
-    return encoded.align(start_s, end_s, words, language)
-
-
-def _measure(encoded: EncodedSong, language: str, start_s: float, end_s: float, lines: Lines) -> NDArray[np.float64]:
-    return encoded.measure_support(start_s, end_s, lines, language)

@@ -1,17 +1,17 @@
 """What a recogniser hears in a song: voice activity, then language and words of every window from one encoding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.encoded_song import BATCH_WINDOWS, EncodedSong
+from pipeline.encoded_song import EncodedSong, in_batches
 from pipeline.hallucinations import MIN_SEGMENT_LOGPROB, is_stuck
 from pipeline.lyrics_text import split_words
 from pipeline.match_words import sound_key
-from pipeline.voice_detector import VoiceDetector, VoicedWindow
+from pipeline.voice_detector import VoiceDetector
 from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper
 
 # In a row; ours. Whisper's own way out of a loop is to draw at random, which is no two times alike.
@@ -55,7 +55,7 @@ class Listening:
         if not self._whisper.is_multilingual:
             return totals
         total_s = sum(w.voiced_s for w in self.windows)
-        for batch, encoded in zip(_batches(self.windows), self.encoded.batches, strict=True):
+        for batch, encoded in zip(in_batches(self.windows), self.encoded.batches, strict=True):
             for window, found in zip(batch, self._whisper.model.detect_language(encoded), strict=True):
                 for token, probability in found:
                     code = token[2:-2]  # <|en|>
@@ -70,7 +70,7 @@ class Listening:
         """
         self._whisper.require_language(language)
         segments = []
-        for batch, encoded in zip(_batches(self.windows), self.encoded.batches, strict=True):
+        for batch, encoded in zip(in_batches(self.windows), self.encoded.batches, strict=True):
             results, texts = self._decode(encoded, len(batch), language)
             stuck = [k for k, text in enumerate(texts) if is_stuck(text)]
             if stuck:
@@ -114,8 +114,3 @@ def weigh_no_speech(segments: Sequence[Segment]) -> float:
     """Return the mean of `no_speech` over the segments, weighted by their length; 1 where there are none."""
     total_s = sum(s.end_s - s.start_s for s in segments)
     return sum(s.no_speech * (s.end_s - s.start_s) for s in segments) / total_s if total_s else 1.0
-
-
-def _batches(windows: Sequence[VoicedWindow]) -> Iterator[Sequence[VoicedWindow]]:
-    for first in range(0, len(windows), BATCH_WINDOWS):
-        yield windows[first : first + BATCH_WINDOWS]

