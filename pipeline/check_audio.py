@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import rfft
 
 from pipeline.audio import (
     Audio,
@@ -194,11 +193,13 @@ def _true_peak(samples: Audio, sample_rate: int) -> float:
 
 def _spectrum_db(mono: Audio) -> NDArray[np.float64]:
     """Return the mean power spectrum of up to 400 windows over the song, in dB; [1 + _FFT_SIZE / 2]."""
+    from scipy import fft  # as in audio_fingerprint.py
+
     num_windows = len(mono) // _FFT_SIZE
     power = np.zeros(_FFT_SIZE // 2 + 1)
     window = np.hanning(_FFT_SIZE).astype(np.float32)
     for start in range(0, num_windows * _FFT_SIZE, _FFT_SIZE * max(1, num_windows // 400)):
-        power += np.abs(rfft(mono[start : start + _FFT_SIZE] * window)) ** 2
+        power += np.abs(fft.rfft(mono[start : start + _FFT_SIZE] * window)) ** 2
     return np.asarray(10 * np.log10(power + 1e-20))
 
 

