@@ -37,7 +37,7 @@ class AlignLyrics(Stage):
     """
 
     name: ClassVar[str] = "align_lyrics"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:

@@ -15,6 +15,7 @@ from pipeline.locate_lines import (
     recover_lines,
 )
 from pipeline.match_words import sound_key
+from pipeline.misplaced_lines import move_misplaced
 from pipeline.place_words import place_words, support_alone, widened
 from pipeline.search_lines import MIN_SUPPORT, search_free, search_missing
 from pipeline.song import Word
@@ -52,6 +53,8 @@ def find_sung(
             break
         place_words(every, audio)
         sung = _borne_out(every)
+        if move_misplaced(sung, audio):
+            place_words(sung, audio)
         lines = [line for line in sung if line.source == "lyrics"]
     assert sung is not None
     inherit_sections(sung)

@@ -60,11 +60,24 @@ class SungAudio:
         words = [word for line in lines for word in line]
         timed = [self._voice.tighten(word) for word in self._attend(start_s, end_s, tuple(words))]
         timed = advance_late(words, timed, self._language)
-        bounds = np.cumsum([0, *map(len, lines)])
         if self._second:
             second = self._second.align(start_s, end_s, words)
-            timed = begin_later(agree(timed, second), second, bounds[:-1].tolist())
-        return [timed[first:last] for first, last in itertools.pairwise(bounds)]
+            first_words = np.cumsum([0, *map(len, lines[:-1])])
+            timed = begin_later(agree(timed, second), second, first_words.tolist())
+        return _split(timed, lines)
+
+    def second_path(self, lines: Sequence[Sequence[str]]) -> list[list[TimedWord]]:
+        """Return where the second aligner has every line if it takes the whole song at once; empty without one."""
+        if not self._second or not lines:
+            return []
+        timed = self._second.align(0.0, self.duration_s, [word for line in lines for word in line])
+        return _split(timed, lines)
+
+    def second_score(self, start_s: float, end_s: float, words: Sequence[str]) -> float:
+        """Return the mean score of words where the second aligner has them in a window; 0 without one."""
+        if not self._second:
+            return 0.0
+        return float(np.mean([word.score for word in self._second.align(start_s, end_s, words)]))
 
     def measure_evidence(self, words: Sequence[str]) -> float | None:
         """Return how much better words fit the sounds of the song in their order than shuffled; see SongAligner."""
@@ -92,3 +105,9 @@ class SungAudio:
     def voiced_s(self, start_s: float, end_s: float) -> float:
         """Return for how many seconds of [start_s, end_s) somebody seems to sing; 0 if it ends before it starts."""
         return (end_s - start_s) * self.voiced_share(start_s, end_s) if end_s > start_s else 0.0
+
+
+def _split(timed: Sequence[TimedWord], lines: Sequence[Sequence[str]]) -> list[list[TimedWord]]:
+    """Return the words line by line."""
+    rest = iter(timed)
+    return [list(itertools.islice(rest, len(line))) for line in lines]

@@ -1,7 +1,8 @@
 """A song for tests that knows which words are sung when, and answers what `SungAudio` answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,10 @@ class SungSong:
             nats.append(share * SUNG_NATS + (1 - share) * UNSUNG_NATS)
         return np.array(nats)
 
+    def second_path(self, lines: Sequence[Sequence[str]]) -> list[list[TimedWord]]:
+        """No second aligner."""
+        return []
+
     def measure_evidence(self, words: Sequence[str]) -> float | None:
         """As `sound_evidence` says."""
         return self.sound_evidence
@@ -78,6 +83,25 @@ class SungSong:
 
     def _inside(self, start_s: float, end_s: float) -> list[Word]:
         return [w for w in self._words if start_s <= (w.start_s + w.end_s) / 2 < end_s]
+
+
+class TwoEars(SungSong):
+    """The same with a second aligner that has lines at times of its own, and hears them better there than elsewhere."""
+
+    there, here = 0.3, 0.1  # mean scores of a line's words
+    path: Mapping[str, float] = MappingProxyType({})  # when a line starts
+
+    def second_path(self, lines: Sequence[Sequence[str]]) -> list[list[TimedWord]]:
+        """Every word lasts WORD_S."""
+        starts_s = [self.path[" ".join(words)] for words in lines]
+        return [
+            [TimedWord(start_s + WORD_S * k, start_s + WORD_S * (k + 1), self.there) for k in range(len(words))]
+            for words, start_s in zip(lines, starts_s, strict=True)
+        ]
+
+    def second_score(self, start_s: float, end_s: float, words: Sequence[str]) -> float:
+        """Equal anywhere."""
+        return self.here
 
 
 def hear(text: str, start_s: float, *, score: float = 0.9, segment: int = 0) -> list[Word]:

@@ -6,7 +6,7 @@ from pipeline.find_sung import find_sung
 from pipeline.locate_lines import Candidate, estimate_times, explain_runs, locate_expected, locate_lines
 from pipeline.song import Word
 
-from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, give, hear, place
+from .sung_song import HARBOUR, HORSES, LANTERNS, OTHER_SONG, SUMMER, SungSong, TwoEars, give, hear, place
 
 GARBLED = "talking foam belong his barber"
 
@@ -41,6 +41,18 @@ def test_a_line_in_time_that_another_one_claimed_is_found_when_that_is_placed():
     found[0].end_s = 11.9
     lines = find_sung(given, found, [], audio)  # type: ignore[arg-type]
     assert summary(lines) == [(LANTERNS, 2.0, "kept"), (HARBOUR, 7.0, "kept"), (SUMMER, 12.0, "kept")]
+
+
+def test_a_line_that_took_the_place_of_its_like_leaves_it_where_the_second_aligner_has_it_elsewhere():
+    first, second = "silver lanterns over dark water", "silver lanterns over dark harbour"
+    given = give(first, second)
+    audio = TwoEars((first, 5), (second, 14))
+    audio.path = {first: 5.0, second: 14.0}
+    lines = find_sung(given, [place(given[1], 5)], [], audio)  # type: ignore[arg-type]
+    assert summary(lines) == [(first, 5.0, "kept"), (second, 14.0, "kept")]
+    audio.path = {first: 5.0, second: 5.0}
+    lines = find_sung(given, [place(given[1], 5)], [], audio)  # type: ignore[arg-type]
+    assert summary(lines) != [(first, 5.0, "kept"), (second, 14.0, "kept")]
 
 
 def test_a_line_of_another_song_is_not_found():

@@ -75,6 +75,20 @@ def test_nearly_the_same_window_of_the_same_lines_is_asked_once():
     assert encoded.aligned[2:] == [(1.0, 5.3), (1.0, 4.75)]
 
 
+def test_the_second_aligner_takes_the_whole_song_at_once():
+    audio, _ = open_audio(SecondEar())
+    path = audio.second_path([["la", "lo"], ["li"]])
+    assert [[word.start_s for word in line] for line in path] == [[2.4, 2.4], [2.4]]
+    assert audio.second_path([]) == []
+    assert audio.second_score(2.0, 5.0, ["la", "lo"]) == pytest.approx(0.1)
+
+
+def test_without_a_second_aligner_it_has_no_place_and_no_score():
+    audio, _ = open_audio()
+    assert audio.second_path([["la"]]) == []
+    assert audio.second_score(2.0, 5.0, ["la"]) == 0.0
+
+
 def test_share_in_which_somebody_sings():
     audio, _ = open_audio()
     assert audio.voiced_share(2.1, 3.9) == 1.0
