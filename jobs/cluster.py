@@ -187,8 +187,10 @@ class Crew:
         self._num_streams += 1
         work = self._num_streams, ray.put(make_worker)
         waiting, num_left = iter(rows), len(rows)
-        # A worker gets its first row when it has started: on a busy cluster some may never do.
-        running: dict[Any, tuple[Any, Row]] = {w.start.remote(*work): (w, {}) for w in self._workers[: len(rows)]}
+        # A worker gets its first row when it has started: on a busy cluster some may never do. A start is not tried
+        # again, as Ray would report those that `__exit__` ends; who dies in it is made anew with its first row.
+        starts = [(w.start.options(max_task_retries=0), w) for w in self._workers[: len(rows)]]
+        running: dict[Any, tuple[Any, Row]] = {start.remote(*work): (worker, {}) for start, worker in starts}
         while num_left:
             done = ray.wait(list(running))[0][0]
             worker, row = running.pop(done)
@@ -210,6 +212,8 @@ def _result(done: Any, row: Row) -> Row:
     try:
         result: Row = ray.get(done)
     except (RayActorError, OutOfMemoryError) as error:
+        if not row:  # it died as it started
+            return row
         raise JobError(
             f"song {_song_id(row)!r}: the worker process died {MAX_RETRIES + 1} times, for want of memory or in a "
             f"library; run fewer workers (--workers) or leave the song out, and run again: {error}"

@@ -25,7 +25,7 @@ def test_every_gpu_serves_one_encoder_unless_more_are_asked_for():
 
 
 STREAMS = """
-import json, os, psutil
+import json, os, psutil, time
 from collections import namedtuple
 from jobs.cluster import Crew, JobError, Pool, connect, leave, stream
 
@@ -43,6 +43,20 @@ class Telling:
     def __call__(self, row):
         return {"pid": os.getpid(), "arenas": os.environ.get("MALLOC_ARENA_MAX")}
 
+class Late:  # starts at once in one process only
+    def __init__(self):
+        try:
+            os.mkdir(os.environ["PWD"] + "/started")
+        except FileExistsError:
+            time.sleep(3)
+
+    def __call__(self, row):
+        return {"pid": os.getpid()}
+
+def early(pool):
+    with Crew(pool) as crew:
+        return [row["pid"] for row in crew.stream([{"number": 1}, {"number": 2}], Late)]
+
 def crews(pool):
     rows = [{"number": k} for k in range(8)]
     with Crew(pool) as crew:
@@ -51,6 +65,16 @@ def crews(pool):
         with crew.fit(Pool(num_workers=1, num_cpus=0.5)) as other:
             pids = [[row["pid"] for row in rows] for rows in (first, same, other.stream(rows, Telling))]
     return pids, same[0]["arenas"]
+
+def dying():
+    os._exit(1)
+
+def dying_once():
+    try:
+        os.mkdir(os.environ["PWD"] + "/died")
+    except FileExistsError:
+        return Telling()
+    os._exit(1)
 
 def broken():
     raise ValueError("no model there")
@@ -71,6 +95,9 @@ print(json.dumps({
     "raises": error([1, 13, 2], Doubling),
     "cannot_be_made": error([1], broken),
     "dies": error([1, 666, 2], Doubling),
+    "dies_at_once": error([666], dying),
+    "dies_once": len(list(stream([{"number": k} for k in range(4)], dying_once, pool))),
+    "early": early(pool),
     "crews": crews(pool),
     "processes": processes(),
     "left": leave() or processes(),
@@ -87,6 +114,8 @@ def test_streams_over_a_ray_of_their_own(run, tmp_path):
     assert sorted(row["number"] for row in found["mapped"]) == list(range(0, 20, 2))
     assert 1 <= len({row["pid"] for row in found["mapped"]}) <= 2  # workers stay, row after row
     assert found["nothing"] == []
+    assert len(set(found["early"])) == 1  # nobody waits for a process that is not needed, or hears of its end
+    assert "_Worker.start failed" not in done.stdout + done.stderr
     assert found["raises"] == "ValueError: no 13 here"
     assert found["cannot_be_made"] == "ValueError: no model there"
     (first, same, other), arenas = found["crews"]
@@ -97,7 +126,9 @@ def test_streams_over_a_ray_of_their_own(run, tmp_path):
     assert arenas == "1"  # glibc reads it when a process starts
     assert sum(part.endswith("/autoscaler/_private/monitor.py") for part in found["processes"]) == 1  # `leave` ends it
     assert found["left"] == []
-    assert found["dies"].startswith("song 'the beast': the worker process died 3 times")
+    for name in ("dies", "dies_at_once"):
+        assert found[name].startswith("song 'the beast': the worker process died 3 times")
+    assert found["dies_once"] == 4
 
 
 def test_relative_paths_mean_the_working_directory(monkeypatch, tmp_path):
