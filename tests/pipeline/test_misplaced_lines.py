@@ -6,7 +6,7 @@ from pipeline.misplaced_lines import move_misplaced
 from pipeline.place_words import place_words
 from pipeline.whisper import TimedWord
 
-from .sung_song import HARBOUR, LANTERNS, SungSong, TwoEars, give, place
+from .sung_song import HARBOUR, HORSES, LANTERNS, SungSong, TwoEars, give, place
 
 
 def place_two(lanterns_s: float, harbour_s: float, *also_sung: tuple[str, float], path: tuple[float, float]):
@@ -72,6 +72,20 @@ def test_lines_keep_their_order():
     lines, audio = place_two(2.0, 12.0, (LANTERNS, 12.5), path=(12.5, 12.9))
     assert not move_misplaced(lines, audio)
     assert starts_s(lines) == [2.0, 12.0]
+
+
+def test_a_line_does_not_move_past_one_whose_move_is_taken_back():
+    """The second would stand after the third, which stays, so it stays too, and the first would stand after it."""
+    lines = [
+        place(line, start_s) for line, start_s in zip(give(LANTERNS, HARBOUR, HORSES), (2.0, 12.0, 20.0), strict=True)
+    ]
+    audio = TwoEars(
+        (LANTERNS, 2.0), (HARBOUR, 12.0), (HORSES, 20.0), (LANTERNS, 16.0), (HARBOUR, 30.0), duration_s=40.0
+    )
+    audio.path = {LANTERNS: 16.0, HARBOUR: 30.0, HORSES: 20.9}
+    place_words(lines, audio)
+    assert not move_misplaced(lines, audio)
+    assert starts_s(lines) == [2.0, 12.0, 20.0]
 
 
 def test_a_line_moves_to_the_other_side_of_a_place_that_its_neighbour_leaves():
