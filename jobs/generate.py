@@ -22,16 +22,20 @@ from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile
 from jobs.song_orders import Order, check_orders, read_orders
 from jobs.song_output import SongStream, write_song
 from model.checkpoint import CheckpointError, load_model
+from model.hardware import DTYPES, choose_device, choose_dtype, describe_device
 from model.sampling import PRESETS, GeneratedSong, Opening, SamplingConfig, generate
 from model.song_model import SongModel
+from model.varlen import describe_attention
 from pipeline.audio import AudioDecodeError, DecodedAudio, decode_audio, resample, to_stereo
 from pipeline.encode_song import fit, frames_of, load_codec, load_tokenizer, semantic_audio
 from pipeline.inputs import InputError
+from pipeline.model_files.profiles import Profile, locate_models
 from pipeline.phonemes import Phonemizer
-from pipeline.profiles import Profile, check_models
 from pipeline.semantic_tokens import SemanticTokenizer
 from pipeline.vae_latents import VaeCodec
 from shards.schema import FRAME_RATE_HZ, LATENT_HOP_LENGTH, LATENT_SAMPLE_RATE_HZ, PROMPT_FRAMES, count_frames
+
+PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +57,18 @@ def main() -> tuple[dict[str, Any], int]:
     )
     if arguments.steps is not None:
         sampling = replace(sampling, euler_steps=arguments.steps)
+    device = choose_device(arguments.device)
+    dtype = choose_dtype(arguments.dtype, device)
     continues = any(order.continued for order in orders)
-    check_models(profile, ("vae", "muq", "codebook") if continues else ("vae",))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    profile = locate_models(profile, ("vae", "muq", "codebook") if continues else ("vae",))
     try:
-        model, _ = load_model(resolve_path(arguments.checkpoint), device)
+        model, _ = load_model(resolve_path(arguments.checkpoint), device, dtype)
     except CheckpointError as error:
         raise InputError(f"--checkpoint: {error}") from error
     codec = load_codec(profile, device)
-    logger.info("%d songs to write on %s; reading lyrics and prompts", len(orders), device)
+    precision = PRECISIONS[dtype]
+    logger.info("%d songs to write on %s in %s", len(orders), describe_device(device), precision)
+    logger.info("%s; reading lyrics and prompts", describe_attention(device, dtype))
     lyric_ids = read_lyric_ids(orders)
     prompts = [read_prompt(order, codec) for order in orders]
     openings = read_openings(orders, codec, profile, device, model.config.block_frames)
@@ -70,7 +77,8 @@ def main() -> tuple[dict[str, Any], int]:
     written = []
     for number, (order, song) in enumerate(zip(orders, songs, strict=True)):
         written.append(_finish(order, song, codec, streams[number] if streams else None))
-    return {"checkpoint": str(arguments.checkpoint), "songs": written}, EXIT_FINE
+    totals = {"checkpoint": str(arguments.checkpoint), "device": device, "dtype": precision, "songs": written}
+    return totals, EXIT_FINE
 
 
 def write_songs(
@@ -213,6 +221,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same song (default: 0)")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="paper", help="sampling settings (default: paper)")
     parser.add_argument("--steps", type=int, help="Euler steps of the diffusion (default: the preset's, 36)")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cuda", "cpu"),
+        default="auto",
+        help="auto (default): a GPU where there is one; one that is here and cannot be used ends the command",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        help="of the song model's weights and matrix products; softmax, guidance, diffusion steps and the VAE stay in "
+        "fp32 (default: bf16, half the memory, on a GPU that computes in it; else fp32)",
+    )
     add_model_flags(parser, ("vae", "muq", "codebook"))
     return parser.parse_args()
 

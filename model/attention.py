@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from model.config import ModelConfig
-from model.varlen import find_kernel, suits_kernel
+from model.varlen import choose_kernel, suits_kernel
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys, values [..., S, H, E] -> mixed values of the same shape."""
@@ -144,7 +144,6 @@ class PackedCausal:
         """Expect sequences of `lengths`; with a cache, store each as one of its rows."""
         self.lengths = list(lengths)
         self.cache = cache
-        self.kernel = find_kernel()
         self._bounds: Tensor | None = None
 
     def positions(self, device: torch.device) -> Tensor:
@@ -155,9 +154,9 @@ class PackedCausal:
         """Attend within each sequence."""
         if self.cache is not None:
             self._store(layer, key_SHE, value_SHE)
-        if self.kernel is not None and suits_kernel(query_SHE):
-            bounds = self._locate(query_SHE.device)
-            return self.kernel(query_SHE, key_SHE, value_SHE, bounds, max(self.lengths))
+        kernel = choose_kernel().kernel if suits_kernel(query_SHE) else None
+        if kernel is not None:
+            return kernel(query_SHE, key_SHE, value_SHE, self._locate(query_SHE.device), max(self.lengths))
         mixed = []
         sequences = zip(*(x.split(self.lengths) for x in (query_SHE, key_SHE, value_SHE)), strict=True)
         for sequence in sequences:

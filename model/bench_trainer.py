@@ -97,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.bench trainer", description="measure the trainer's steps")
     parser.add_argument("--config", required=True, help="a path, else a file of model/configs/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, as in train.py")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="as of train.py")
     parser.add_argument("--steps", type=int, default=8, help="measured steps (default: 8)")
     parser.add_argument("--songs", type=int, default=48, help="songs of the dataset (default: 48)")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="record steps 3 and 4 there")
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
             config = load_config(options.config, [*options.set, f"data.root={json.dumps(folder)}"])
+            ranks = join_ranks(options.device)
         except ConfigError as error:
             sys.stderr.write(f"{error}\n")
             return 2
@@ -112,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_bench_dataset(
             Path(folder), options.songs, seconds=(shortest_s, longest_s), phonemes_per_line=PHONEMES_PER_LINE
         )
-        figures = measure(config, join_ranks(), options.steps, options.profile)
+        figures = measure(config, ranks, options.steps, options.profile)
     leave_ranks()
     sys.stdout.write(json.dumps(figures) + "\n")
     return 0

@@ -210,29 +210,41 @@ def compare(found: RunConfig, expected: RunConfig) -> dict[str, tuple[Any, Any]]
     return {key: (there[key], value) for key, value in here.items() if there[key] != value}
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SongModel, RunConfig]:
+def load_model(
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[SongModel, RunConfig]:
     """Return a trained model, ready to sample from, and the configuration of its run.
 
     Args:
         path: a run's folder (its newest checkpoint), a checkpoint's folder, or a .safetensors file. Of a folder the
             moving average of the weights, where there is one.
         device: where the model goes.
+        dtype: of its weights there, which are converted one by one; the statistics of latents stay float32.
+
+    Raises:
+        CheckpointError: no checkpoint, a damaged one, or one of another model than its configuration says.
     """
     file = _find_weights(path)
     shapes, metadata = read_header(file)
     config = _read_config(file, metadata)
+    has_adapters = config.finetune.lora_rank > 0
 
     def build_model() -> SongModel:
         model = SongModel(config.model)
-        if config.finetune.lora_rank:
+        if has_adapters:
             add_adapters(model, config.finetune.lora_rank, config.finetune.lora_alpha)
         return model
 
     num_layers = config.model.lm_layers + config.model.dit_layers
     model: SongModel = build_as_claimed(build_model, shapes, num_layers, file)
-    model = model.to_empty(device=device)
-    load_weights(file, model)
-    merge_adapters(model)
+    if has_adapters:  # merged in float32 on the CPU: rounded first, a small correction would be lost beside its matrix
+        model = model.to_empty(device="cpu")
+        load_weights(file, model)
+        merge_adapters(model)
+        model = model.to(device, dtype)
+    else:
+        model = model.to(dtype).to_empty(device=device)
+        load_weights(file, model)
     return model.eval(), config
 
 

@@ -1,11 +1,18 @@
 """This process among the processes that train one model together."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.distributed import ReduceOp, all_reduce, broadcast
+
+from model.config import ConfigError
+from model.hardware import DeviceError, choose_device
+
+# What starters of many processes say about their number; none of them says what PyTorch needs to join these.
+FOREIGN_SIZES = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "Open MPI", "PMI_SIZE": "MPI"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,3 +41,50 @@ class Ranks:
         if self.world_size > 1:
             broadcast(message, src=0)
         return int(message)
+
+
+def count_local_ranks() -> int | None:
+    """Return how many ranks run on this machine, or None where no launcher says it; torchrun and deepspeed do."""
+    size = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")
+    return int(size) if size else None
+
+
+def choose_rank_device(requested: str = "auto") -> torch.device:
+    """Return the device of this rank: the GPU of its local number, or the CPU.
+
+    DS_ACCELERATOR, DeepSpeed's own switch, counts like `requested`, as DeepSpeed would follow it anyway.
+
+    Raises:
+        DeviceError: see `model.hardware.choose_device`; or there are more ranks on this machine than GPUs, or
+            DS_ACCELERATOR asks for something else.
+        ConfigError: other processes were started beside this one, and it has not been told of them.
+    """
+    _refuse_foreign_launcher()
+    accelerator = os.environ.get("DS_ACCELERATOR", "auto")
+    if accelerator not in ("auto", "cuda", "cpu"):
+        raise DeviceError(f"DS_ACCELERATOR is {accelerator!r}: this trainer runs on cuda or cpu; unset it")
+    if "auto" not in (accelerator, requested) and accelerator != requested:
+        raise DeviceError(f"device {requested}, but DS_ACCELERATOR is {accelerator!r}; unset one of the two")
+    if choose_device(accelerator if requested == "auto" else requested) == "cpu":
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    num_ranks, num_gpus = max(local_rank + 1, count_local_ranks() or 1), torch.cuda.device_count()
+    if num_ranks > num_gpus:
+        raise DeviceError(
+            f"{num_ranks} ranks on this machine, where {num_gpus} GPUs are visible: start one rank per GPU (deepspeed "
+            f"--num_gpus {num_gpus}, torchrun --nproc_per_node {num_gpus}), or all on the CPU with --device cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _refuse_foreign_launcher() -> None:
+    """Raise ConfigError where each of several processes would train alone, all into one folder."""
+    if "WORLD_SIZE" in os.environ:
+        return
+    for name, launcher in FOREIGN_SIZES.items():
+        size = os.environ.get(name, "1")
+        if size.isdigit() and int(size) > 1:
+            raise ConfigError(
+                f"this is one of {size} processes that {launcher} started ({name}), but none knows of the others: "
+                "WORLD_SIZE is not set; start one deepspeed or torchrun per machine instead"
+            )

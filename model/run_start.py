@@ -1,7 +1,10 @@
 """What a training run starts from: the newest checkpoint of its folder, given weights, or chance."""
 
 import logging
+import os
+import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -43,7 +46,14 @@ def find_checkpoint(folder: Path, ranks: Ranks, *, resume: bool) -> Path | None:
 
 
 def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Path | None) -> tuple[TrainState, Trainer]:
-    """Return state and trainer as the checkpoint `found` holds them, or fresh ones."""
+    """Return state and trainer as the checkpoint `found` holds them, or fresh ones.
+
+    Raises:
+        ConfigError: layers are to be compiled and cannot be.
+        CheckpointError, WeightsError: weights to start from are damaged or of another model.
+    """
+    if config.trainer.compile_layers:
+        refuse_without_compiler(ranks.device)
     torch.manual_seed(config.trainer.seed)
     model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
     if config.trainer.compile_layers:
@@ -91,3 +101,20 @@ def refuse_other_data(info: DatasetInfo, config: RunConfig, root: Root) -> None:
                 f"{root}/dataset.json: {name} is {found}, but model.{name} is {expected}; "
                 f"set model.{name}, or extract the songs with another codebook or VAE"
             )
+
+
+def refuse_without_compiler(device: torch.device) -> None:
+    """Raise ConfigError where torch.compile is switched off or lacks a compiler, before the first step finds out."""
+    wanted = "trainer.compile_layers is true, but"
+    for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):  # torch/_dynamo: config.py and eval_frame.py
+        if os.environ.get(name) == "1":
+            raise ConfigError(f"{wanted} {name}=1 switches torch.compile off; unset it, or set compile_layers: false")
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise ConfigError(f"{wanted} Triton, which compiles for GPUs, is not installed; set compile_layers: false")
+    # Inductor compiles C++ for a CPU; Triton compiles a small C program that starts each of its kernels.
+    names = [os.environ.get("CXX", "g++")] if device.type == "cpu" else [os.environ.get("CC", ""), "gcc", "clang"]
+    if not any(shutil.which(name) for name in names if name):
+        raise ConfigError(
+            f"{wanted} no compiler was found ({', '.join(name for name in names if name)}); install one, or set "
+            "compile_layers: false"
+        )

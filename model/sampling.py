@@ -3,7 +3,13 @@
 Shape legend: A songs still being written, P frames per block, C latent channels.
 
 What chance decides is a function of a song's seed and the block's number, and rows of different lengths never see each
-other's positions, so a song comes out the same alone and in any company (up to the rounding of larger matrix products).
+other's positions, so a song comes out the same alone and in any company, up to the rounding of larger matrix products.
+In bfloat16 that rounding is coarse, about 1 % of a logit: where the order of additions depends on a product's size, as
+on a GPU, it decides for another token sooner or later, and a seed gives the same song only in the same company.
+
+Weights, matrix products and the cache of keys and values have the precision of the model. Always in float32, or better:
+logits and all that chooses a token, guidance, the steps of the diffusion and its times, rotary angles, what norms and
+softmax add up, and the whitening of latents.
 """
 
 from collections.abc import Callable, Sequence

@@ -104,11 +104,12 @@ class SongModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SongModel":
         """Convert weights; the latent statistics follow the device but stay float32, as rounding moves every latent."""
-        statistics = {"latent_mean_C": self.latent_mean_C, "latent_std_C": self.latent_std_C}
+        names = ("latent_mean_C", "latent_std_C")
+        exact = {name: getattr(self, name) for name in names}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, exact in statistics.items():
-            if not exact.is_meta:
-                setattr(self, name, exact.to(getattr(self, name).device))
+        for name in names:
+            moved = getattr(self, name)  # of a model without memory there are no values to keep, but there is the type
+            setattr(self, name, moved.float() if exact[name].is_meta else exact[name].to(moved.device))
         return self
 
     def compile_layers(self) -> None:

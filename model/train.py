@@ -43,6 +43,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--max-steps", type=int, metavar="N", help="stop after step N at the latest; the schedule does not change")
     resume = "go on from the newest checkpoint of the run folder; --no-resume wants a folder without one"
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help=resume)
+    device = "auto (the default) takes a GPU where there is one, and ends where there is one that cannot be used"
+    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help=device)
     add("--dry-run", action="store_true", help="check the configuration, print sizes, and end")
     add("--profile", action="store_true", help="record steps 3 and 4 with PyTorch's profiler, in <run folder>/profile")
     add("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from model.config import ConfigError
     from model.peers import PeerWatch
     from model.progress import describe_sizes
-    from model.ranks import Ranks
+    from model.ranks import Ranks, choose_rank_device, count_local_ranks
     from model.reference_weights import WeightsError
     from model.settings import load_config
     from model.song_batch import BatchError
@@ -85,11 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if is_main:
             sys.stdout.write(describe_sizes(config))
         return
+    try:
+        device = choose_rank_device(options.device).type
+    except ConfigError as error:
+        _quit(2, str(error), is_shared=count_local_ranks() is not None)
     failure: NonFiniteLossError | None = None
     with ExitStack() as stack:
 
         def join() -> Ranks:
-            ranks = join_ranks()
+            ranks = join_ranks(device)
             stack.enter_context(PeerWatch(ranks))
             return ranks
 

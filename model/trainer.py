@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from model.batches import MicroBatch, RankBatch
 from model.hardware import keep_memory
 from model.noise import Draws, draw
-from model.ranks import Ranks
+from model.ranks import Ranks, choose_rank_device, count_local_ranks
 from model.settings import RunConfig, deepspeed_settings
 from model.size import flops_per_step
 from model.song_batch import SongBatch
@@ -36,8 +36,16 @@ UNDETERMINED = "und"  # ISO 639-2: no language known
 RANK_TIMEOUT = timedelta(minutes=30)  # the longest wait for another rank: rank 0 writing a large checkpoint
 
 
-def join_ranks() -> Ranks:
-    """Join the other processes of the run, which `deepspeed`, `torchrun` or nobody has started."""
+def join_ranks(requested: str = "auto") -> Ranks:
+    """Join the other processes of the run, which `deepspeed`, `torchrun` or nobody has started.
+
+    Args:
+        requested: device to compute on, see `choose_rank_device`.
+
+    Raises:
+        ConfigError: see there.
+    """
+    device = choose_rank_device(requested)
     defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
@@ -45,15 +53,13 @@ def join_ranks() -> Ranks:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
+    has_gpu = device.type == "cuda"
     if has_gpu:
         torch.cuda.set_device(device)
         # cuDNN's attention plans anew for every length of a song, and hardly two songs have the same; flash does not.
         torch.backends.cuda.enable_cudnn_sdp(False)
     elif "OMP_NUM_THREADS" not in os.environ:  # processes of one machine share its cores
-        num_neighbours = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_neighbours))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // (count_local_ranks() or 1)))
     if not has_gpu:
         keep_memory()
     deepspeed = _import_deepspeed(has_gpu)
@@ -78,8 +84,7 @@ def _import_deepspeed(has_gpu: bool) -> Any:
     Its Muon optimizer, which is not used here, asks for `torch.compile` as soon as any optimizer is made; that loads
     a whole compiler, which takes most of a process's start.
     """
-    if not has_gpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ["DS_ACCELERATOR"] = "cuda" if has_gpu else "cpu"  # it looks for devices by itself otherwise
     import deepspeed
     import deepspeed.ops
     import deepspeed.runtime.compiler

@@ -14,10 +14,11 @@ import yaml
 from model import checkpoint
 from model.batches import Batches, MicroBatch, Prefetcher, RankBatch
 from model.finetune import choose_trained
+from model.hardware import DTYPES, describe_device, peak_flops
 from model.lora import merge_adapters
 from model.profiling import StepProfiler
 from model.progress import Progress
-from model.ranks import Ranks
+from model.ranks import Ranks, count_local_ranks
 from model.run_start import build_trainer, find_checkpoint, refuse_other_data
 from model.samples import write_samples
 from model.saver import CheckpointSaver
@@ -25,6 +26,7 @@ from model.settings import RunConfig
 from model.song_batch import BatchError
 from model.song_model import SongModel
 from model.trainer import EMA
+from model.varlen import describe_attention
 from shards.index import read_index
 from shards.reader import ShardReader
 from shards.schema import ShardError
@@ -212,8 +214,7 @@ class TrainingRun:
         choose_trained(model, self.config.finetune)
         model.load_state_dict(weights)
         merge_adapters(model)
-        dtype = torch.bfloat16 if self.config.trainer.precision == "bf16" else torch.float32
-        model = model.eval().to(self.ranks.device, dtype)
+        model = model.eval().to(self.ranks.device, DTYPES[self.config.trainer.precision])
         write_samples(self.folder, step, model, self._samples, self.config.report)
 
     def _save(self) -> None:
@@ -234,5 +235,27 @@ class TrainingRun:
             self.ranks.world_size, trainer.micro_batch_size, trainer.precision, trainer.zero_stage, first_step,
             self.last_step,
         )  # fmt: skip
+        self._describe_hardware()
         if self._validation is None:
             logger.info("no validation: the dataset has no held-out songs, or the configuration asks for none")
+
+    def _describe_hardware(self) -> None:
+        """Name what rank 0 computes on and with, and what of it is slower than it could be."""
+        trainer, device = self.config.trainer, self.ranks.device
+        compiled = "compiled" if trainer.compile_layers else "not compiled"
+        logger.info("rank 0 computes on %s; layers are %s", describe_device(device), compiled)
+        logger.info("%s", describe_attention(device, DTYPES[trainer.precision]))
+        if device.type != "cuda":
+            return
+        num_ranks, num_gpus = count_local_ranks() or self.ranks.world_size, torch.cuda.device_count()
+        if num_ranks < num_gpus:
+            logger.warning(
+                "%d of the %d GPUs of this machine are idle: start a rank on each with deepspeed, or with torchrun "
+                "--nproc_per_node %d", num_gpus - num_ranks, num_gpus, num_gpus,
+            )  # fmt: skip
+        if trainer.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            logger.warning(
+                "this GPU has no bfloat16 arithmetic and imitates it, slowly: trainer.precision: fp32 may be faster"
+            )
+        if not self.config.report.peak_tflops and peak_flops(device) is None:
+            logger.warning("no MFU: the peak of this GPU is not known; set report.peak_tflops to its data sheet's")

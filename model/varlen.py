@@ -1,16 +1,18 @@
 """One kernel for the causal attention of several sequences that lie one after another, where one is installed.
 
-flash-attn's (`pip install -e '.[flash]'`) is taken before PyTorch's own, which exists from 2.11 on. Both run on CUDA in
-half precision only; elsewhere each sequence goes through `scaled_dot_product_attention` by itself.
+flash-attn's (`pip install -e '.[flash]'`) is taken before PyTorch's own, which exists from 2.10 on. Both run on GPUs in
+half precision only; elsewhere each sequence goes through `scaled_dot_product_attention` by itself. A kernel counts as
+installed when its function has been imported: a package of the name may lack it, or need a library that is not here.
 
 Shape legend: S positions of all sequences, H heads, E channels per head, Q sequences.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from importlib.util import find_spec
 from inspect import signature
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,24 +21,98 @@ from torch import Tensor
 VarlenKernel = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 """Queries, keys, values [S, H, E], where sequences start and end int32 [Q + 1], longest -> mixed values [S, H, E]."""
 
-TORCH_KERNEL = "torch.nn.attention.varlen"
+TORCH_MODULE = "torch.nn.attention.varlen"
+HALF = (torch.bfloat16, torch.float16)
+MIN_CAPABILITY = (8, 0)  # of a GPU; FlashAttention-2, which both are, needs Ampere or newer
+ONE_BY_ONE = "attention: each song by itself (scaled_dot_product_attention)"
+
+
+class KernelError(Exception):
+    """A kernel that is not installed, or cannot be imported; the message says which of the two."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """Which kernel was found, and what stood before it in the order."""
+
+    name: str  # "" where there is none
+    kernel: VarlenKernel | None
+    passed_over: tuple[str, ...]  # name and reason of each that cannot be had
 
 
 @cache
-def find_kernel() -> VarlenKernel | None:
-    """Return the kernel of this installation, or None."""
-    if find_spec("flash_attn") is not None:
-        return partial(_run, import_module("flash_attn").flash_attn_varlen_func, causal=True)
-    if find_spec(TORCH_KERNEL) is not None:
-        kernel = import_module(TORCH_KERNEL).varlen_attn
-        if "window_size" in signature(kernel).parameters:
-            return partial(_run, kernel, window_size=(-1, 0))
-    return None
+def choose_kernel() -> KernelChoice:
+    """Return the first kernel of this installation that can be imported: flash-attn's, else PyTorch's, else none."""
+    passed_over: list[str] = []
+    for package, load in (("flash-attn", _load_flash_attn), ("PyTorch's varlen_attn", _load_torch)):
+        try:
+            name, kernel = load()
+        except KernelError as error:
+            passed_over.append(f"{package} {error}")
+        else:
+            return KernelChoice(name, kernel, tuple(passed_over))
+    return KernelChoice("", None, tuple(passed_over))
 
 
 def suits_kernel(query_SHE: Tensor) -> bool:
     """Tell whether such kernels take this tensor."""
-    return query_SHE.is_cuda and query_SHE.dtype in (torch.bfloat16, torch.float16)
+    return query_SHE.is_cuda and query_SHE.dtype in HALF and _has_kernels(query_SHE.device)
+
+
+def describe_attention(device: torch.device | str, dtype: torch.dtype) -> str:
+    """Return one line for the log: how the LM attends on this device in this type, and why not otherwise."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return ONE_BY_ONE
+    if dtype not in HALF:
+        return f"{ONE_BY_ONE}; kernels for all songs at once take bf16, not {str(dtype).removeprefix('torch.')}"
+    if not _has_kernels(device):
+        needed = ".".join(map(str, MIN_CAPABILITY))
+        return f"{ONE_BY_ONE}; kernels for all songs at once take GPUs of compute capability {needed} and up"
+    choice = choose_kernel()
+    chosen = f"attention: all songs at once ({choice.name})" if choice.kernel else ONE_BY_ONE
+    return "; ".join([chosen, *choice.passed_over])
+
+
+def _has_kernels(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
+
+
+def _load_flash_attn() -> tuple[str, VarlenKernel]:
+    module = _import("flash_attn", "is not installed")
+    function = getattr(module, "flash_attn_varlen_func", None)
+    if function is None:
+        raise KernelError(
+            "has no flash_attn_varlen_func here; the package flash-attn-4 brings flash_attn.cute alone, another library"
+        )
+    return f"flash-attn {getattr(module, '__version__', '')}".strip(), partial(_run, function, causal=True)
+
+
+def _load_torch() -> tuple[str, VarlenKernel]:
+    module = _import(TORCH_MODULE, f"is not in PyTorch {torch.__version__}, but from 2.10 on")
+    function: Callable[..., Any] = module.varlen_attn
+    known, name = signature(function).parameters, f"varlen_attn of PyTorch {torch.__version__}"
+    if "window_size" in known:  # from 2.11 on
+        return name, partial(_run, function, window_size=(-1, 0))
+    if "is_causal" in known:
+        return name, partial(_run, function, is_causal=True)
+    raise KernelError(f"of PyTorch {torch.__version__} has neither window_size nor is_causal, so it cannot be causal")
+
+
+def _import(name: str, absence: str) -> ModuleType:
+    """Import a module.
+
+    Raises:
+        KernelError: `absence` where there is none of that name, else what went wrong as it was imported, such as a
+            library that is missing or of another version.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise KernelError(absence if error.name == name else f"cannot be imported: {error}") from error
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise KernelError(f"cannot be imported: {reason}") from error
 
 
 def _run(

@@ -1,10 +1,9 @@
 """Tests of model/attention.py."""
 
 import sys
-from collections.abc import Callable
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -38,6 +37,17 @@ def test_only_the_distance_counts() -> None:
 
     assert_close(score(7, 3), score(4007, 4003), rtol=1e-4, atol=1e-4)  # float32 angles of some thousand radians
     assert not torch.isclose(score(7, 3), score(7, 4))
+
+
+def test_bfloat16_vectors_turn_by_exact_angles_at_any_position() -> None:
+    """bfloat16 has no odd numbers beyond 256: angles of some thousand radians need float32, and so does turning."""
+    positions = torch.tensor([0, 257, 3751])
+    cos, sin = rotary_table(positions, 64, 20_000.0)
+    angles = positions.double()[:, None, None] / 20_000.0 ** (torch.arange(0, 64, 2).double() / 64)
+    assert_close(cos.double(), angles.cos(), rtol=0, atol=5e-4)  # float32 angles: 3751 radians have steps of 2e-4
+    assert_close(sin.double(), angles.sin(), rtol=0, atol=5e-4)
+    vectors = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(rotate(vectors, (cos, sin)), rotate(vectors.float(), (cos, sin)).bfloat16()), "rounded once"
 
 
 def test_rotations_match_the_reference(shared: Path) -> None:
@@ -85,32 +95,161 @@ def test_cached_steps_equal_one_pass_for_rows_of_different_lengths(
             assert_close(found, model(row, whole.positions(row.device), whole)[-1])
 
 
-def test_a_kernel_for_all_sequences_gets_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in for flash-attn, which needs a GPU: attend within the bounds that it is told."""
-    told = []
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installation without any kernel, and a GPU that would take one."""
+    for name in ("flash_attn", "flash_attn.cute", varlen.TORCH_MODULE):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    forget = varlen.choose_kernel.cache_clear
+    forget()
+    yield
+    forget()
 
-    def kernel(query: Tensor, key: Tensor, value: Tensor, *bounds: object, causal: bool) -> Tensor:
-        starts, _, longest, _ = bounds
-        told.append((starts.dtype, starts.tolist(), longest, causal))
-        parts = [x.tensor_split(starts[1:-1].long().tolist()) for x in (query, key, value)]
-        return torch.cat([attend_causally(*sequence) for sequence in zip(*parts, strict=True)])
+
+def attend_within_bounds(told: list[object], query: Tensor, key: Tensor, value: Tensor, *bounds: object) -> Tensor:
+    """Stand in for a kernel, which needs a GPU: attend within the bounds that it is told."""
 
     def attend_causally(*sequence: Tensor) -> Tensor:
         query, key, value = (x.transpose(0, 1)[None] for x in sequence)
         return scaled_dot_product_attention(query, key, value, is_causal=True)[0].transpose(0, 1)
 
+    starts, _, longest, _ = bounds
+    told.append((starts.dtype, starts.tolist(), longest))
+    parts = [x.tensor_split(starts[1:-1].long().tolist()) for x in (query, key, value)]
+    return torch.cat([attend_causally(*sequence) for sequence in zip(*parts, strict=True)])
+
+
+def install(name: str, monkeypatch: pytest.MonkeyPatch, **attributes: object) -> None:
+    """Put a module with these attributes where `import` finds it."""
+    module = ModuleType(name)
+    for key, value in attributes.items():
+        setattr(module, key, value)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def break_import(error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a package flash_attn on the path that raises as it is imported."""
+    monkeypatch.delitem(sys.modules, "flash_attn")
+    (folder / "flash_attn").mkdir()
+    (folder / "flash_attn" / "__init__.py").write_text(f"raise {error!r}\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+def run_flash_attn(told: list[object]) -> Callable[..., Tensor]:
+    def flash_attn_varlen_func(*arguments: Tensor, causal: bool = False) -> Tensor:
+        assert causal
+        return attend_within_bounds(told, *arguments)
+
+    return flash_attn_varlen_func
+
+
+def run_torch_2_10(told: list[object]) -> Callable[..., Tensor]:
+    def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None) -> Tensor:
+        assert is_causal
+        return attend_within_bounds(told, query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+    return varlen_attn
+
+
+def run_torch_2_11(told: list[object]) -> Callable[..., Tensor]:
+    def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)) -> Tensor:
+        assert window_size == (-1, 0), "every position back to the first, none ahead"
+        return attend_within_bounds(told, query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+    return varlen_attn
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "make", "name"),
+    [
+        ("flash_attn", "flash_attn_varlen_func", run_flash_attn, "flash-attn 2.8.3"),
+        (varlen.TORCH_MODULE, "varlen_attn", run_torch_2_10, f"varlen_attn of PyTorch {torch.__version__}"),
+        (varlen.TORCH_MODULE, "varlen_attn", run_torch_2_11, f"varlen_attn of PyTorch {torch.__version__}"),
+    ],
+)
+def test_a_kernel_for_all_sequences_gets_their_bounds(
+    no_kernels: None,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    function: str,
+    make: Callable[[list[object]], Callable[..., Tensor]],
+    name: str,
+) -> None:
     vectors = torch.randn(3, 9, 2, 32)
     expected = PackedCausal([4, 5])(0, *vectors)
-    package = SimpleNamespace(flash_attn_varlen_func=kernel, __spec__=ModuleSpec("flash_attn", None))
-    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    told: list[object] = []
+    install(module, monkeypatch, __version__="2.8.3", **{function: make(told)})
     monkeypatch.setattr("model.attention.suits_kernel", lambda _: True)
-    varlen.find_kernel.cache_clear()
-    try:
-        assert_close(PackedCausal([4, 5])(0, *vectors), expected)
-    finally:
-        varlen.find_kernel.cache_clear()
-    assert told == [(torch.int32, [0, 4, 9], 5, True)]
+    assert_close(PackedCausal([4, 5])(0, *vectors), expected)
+    assert told == [(torch.int32, [0, 4, 9], 5)]
+    assert varlen.choose_kernel().name == name
+    assert varlen.describe_attention("cuda", torch.bfloat16).startswith(f"attention: all songs at once ({name})")
 
 
-def test_no_kernel_on_a_cpu() -> None:
+def test_flash_attn_comes_before_pytorch(no_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(varlen.TORCH_MODULE, monkeypatch, varlen_attn=run_torch_2_11([]))
+    install("flash_attn", monkeypatch, flash_attn_varlen_func=run_flash_attn([]))
+    assert varlen.choose_kernel().name == "flash-attn"
+    assert varlen.choose_kernel().passed_over == ()
+
+
+def test_flash_attn_4_is_another_package(no_kernels: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its wheel holds flash_attn/cute/ and no flash_attn/__init__.py, so `import flash_attn` works and has nothing."""
+    for name in ("flash_attn", "flash_attn.cute"):
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    (tmp_path / "flash_attn" / "cute" / "__init__.py").write_text("raise AssertionError('nobody asked for it')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert varlen.choose_kernel().kernel is None
+    said = varlen.describe_attention("cuda", torch.bfloat16)
+    assert said.startswith(
+        "attention: each song by itself (scaled_dot_product_attention); flash-attn has no flash_attn"
+    )
+    assert "flash-attn-4 brings flash_attn.cute alone" in said
+    install(varlen.TORCH_MODULE, monkeypatch, varlen_attn=run_torch_2_10([]))
+    varlen.choose_kernel.cache_clear()
+    assert varlen.choose_kernel().name.startswith("varlen_attn of PyTorch"), "the next one in the order"
+    assert "flash-attn has no flash_attn_varlen_func here" in varlen.describe_attention("cuda", torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libcudart.so.11.0: cannot open shared object file: No such file or directory"),
+        OSError("flash_attn_2_cuda.so: undefined symbol: _ZN3c104cuda9SetDeviceEi"),
+        ModuleNotFoundError("No module named 'einops'", name="einops"),
+        RuntimeError("Tried to register an operator twice"),
+        AttributeError("module 'torch' has no attribute 'gone'"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_passed_over_by_name(
+    no_kernels: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    break_import(error, tmp_path, monkeypatch)
+    assert varlen.choose_kernel().kernel is None
+    assert f"; flash-attn cannot be imported: {error};" in varlen.describe_attention("cuda", torch.bfloat16)
+
+
+def test_without_any_kernel_each_song_attends_by_itself(no_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert varlen.describe_attention("cuda", torch.bfloat16) == (
+        "attention: each song by itself (scaled_dot_product_attention); flash-attn is not installed; "
+        f"PyTorch's varlen_attn is not in PyTorch {torch.__version__}, but from 2.10 on"
+    )
+    install(varlen.TORCH_MODULE, monkeypatch, varlen_attn=lambda query, key, value: value)
+    varlen.choose_kernel.cache_clear()
+    assert "neither window_size nor is_causal" in varlen.describe_attention("cuda", torch.bfloat16)
+
+
+def test_where_kernels_do_not_run_none_is_looked_for(no_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen, "choose_kernel", lambda: pytest.fail("imported for nothing"))
+    alone = "attention: each song by itself (scaled_dot_product_attention)"
+    assert varlen.describe_attention("cpu", torch.bfloat16) == alone
     assert not varlen.suits_kernel(torch.zeros(1, dtype=torch.bfloat16))
+    assert varlen.describe_attention("cuda", torch.float32) == (
+        f"{alone}; kernels for all songs at once take bf16, not float32"
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert varlen.describe_attention("cuda", torch.bfloat16) == (
+        f"{alone}; kernels for all songs at once take GPUs of compute capability 8.0 and up"
+    )

@@ -22,6 +22,7 @@ from model.checkpoint import (
     refuse_other_model,
     verify,
 )
+from model.lora import add_adapters, merge_adapters
 from model.settings import RunConfig, config_from_dict
 from model.song_model import SongModel
 
@@ -94,6 +95,47 @@ def test_a_model_loads_from_a_run_a_checkpoint_or_a_file(run: Path, config: RunC
     assert not model.training
     assert model.latent_std_C.tolist() == [10.0] * 4
     assert torch.equal(model.bos_D, make_model(config, 8).bos_D)
+
+
+def test_weights_load_in_bfloat16_but_statistics_stay_exact(
+    run: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+):
+    allocated: list[torch.dtype] = []
+    to_empty = SongModel.to_empty
+
+    def watch(model: SongModel, **options: object) -> SongModel:
+        emptied = to_empty(model, **options)
+        allocated.extend(parameter.dtype for parameter in emptied.parameters())
+        return emptied
+
+    monkeypatch.setattr(SongModel, "to_empty", watch)
+    model, _ = load_model(run, "cpu", torch.bfloat16)
+    assert set(allocated) == {torch.bfloat16}, "float32 weights would take twice the memory of a GPU"
+    exact = make_model(config, 8)
+    for name, parameter in exact.named_parameters():
+        assert torch.equal(model.get_parameter(name), parameter.bfloat16()), name
+    for name in ("latent_mean_C", "latent_std_C"):
+        assert model.get_buffer(name).dtype == torch.float32
+        assert torch.equal(model.get_buffer(name), exact.get_buffer(name))
+
+
+def test_adapters_are_merged_before_weights_are_rounded(tmp_path: Path, config: RunConfig):
+    """A correction of a thousandth of a weight is below bfloat16's resolution; many of them are not."""
+    tree = config.to_dict()
+    tree["finetune"] |= {"lora_rank": 2, "lora_alpha": 2.0}
+    adapted = config_from_dict(tree, "adapted")
+    torch.manual_seed(0)
+    model = SongModel(config.model)
+    add_adapters(model, 2, 2.0)
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_up_OR"):
+            torch.nn.init.normal_(parameter, std=1e-3)
+    path = tmp_path / "model.safetensors"
+    save_file(model.state_dict(), path, {"config": json.dumps(adapted.to_dict())})
+    merge_adapters(model)
+    found, _ = load_model(path, "cpu", torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(found.get_parameter(name), parameter.bfloat16()), name
 
 
 def test_only_the_newest_stay(run: Path, config: RunConfig):

@@ -1,21 +1,26 @@
 """What only a GPU can show; skipped without one: `python -m pytest tests/model/test_gpu.py`."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from model import varlen
 from model.attention import PackedCausal
 from model.bench_step import make_inputs
+from model.checkpoint import load_model
 from model.config import ModelConfig
+from model.hardware import choose_device, choose_dtype, explain_unusable_gpu, read_gpus
 from model.losses import SongOutput
 from model.noise import draw
 from model.parity import main as parity
 from model.sampling import SamplingConfig, generate
+from model.settings import load_config
 from model.song_batch import SongBatch
 from model.song_model import SongModel
 
@@ -35,16 +40,16 @@ def test_the_reference_is_matched_in_float32(shared: Path) -> None:
     assert parity([str(shared / "reference/dev_prepend"), "--device", "cuda"]) == 0
 
 
-def test_one_kernel_for_all_songs_equals_one_call_per_song() -> None:
-    if varlen.find_kernel() is None:
-        pytest.skip("neither flash-attn nor PyTorch 2.11")
+def test_one_kernel_for_all_songs_equals_one_call_per_song(monkeypatch: pytest.MonkeyPatch) -> None:
+    if varlen.choose_kernel().kernel is None:
+        pytest.skip(varlen.describe_attention("cuda", torch.bfloat16))
     torch.manual_seed(0)
     lengths = [700, 1, 333, 1024]
     inputs = [torch.randn(sum(lengths), 4, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
     results = []
-    for kernel in (varlen.find_kernel(), None):
+    for takes_kernel in (True, False):
+        monkeypatch.setattr("model.attention.suits_kernel", lambda _, takes=takes_kernel: takes)
         attend = PackedCausal(lengths)
-        attend.kernel = kernel
         leaves = [x.clone().requires_grad_() for x in inputs]
         out = attend(0, *leaves)
         out.square().sum().backward()
@@ -113,3 +118,39 @@ def test_a_song_is_the_one_that_the_cpu_writes(model: SongModel) -> None:
     for found, expected in zip(on_gpu, on_cpu, strict=True):
         assert found.semantic_tokens.tolist() == expected.semantic_tokens.tolist()
         assert_close(found.latents, expected.latents, rtol=1e-3, atol=1e-3)
+
+
+def test_the_driver_says_of_the_gpu_what_pytorch_says() -> None:
+    """In the order of nvidia-smi, which PyTorch's may differ from."""
+    assert explain_unusable_gpu() is None
+    assert choose_device("auto") == "cuda"
+    facts = torch.cuda.get_device_properties(0)
+    same = [gpu for gpu in read_gpus() if gpu.name == facts.name]
+    assert same, read_gpus()
+    assert same[0].compute_capability == (facts.major, facts.minor)
+    assert same[0].memory_bytes == pytest.approx(facts.total_memory, rel=0.05)  # PyTorch leaves out what is reserved
+    assert same[0].driver_cuda is not None
+    assert int(same[0].driver.split(".")[0]) >= 450
+
+
+def test_weights_in_bf16_take_no_float32_on_the_gpu(tmp_path: Path) -> None:
+    config = load_config("miniature.yaml")
+    path = tmp_path / "model.safetensors"
+    save_file(SongModel(config.model).state_dict(), path, {"config": json.dumps(config.to_dict())})
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    model, _ = load_model(path, "cuda", choose_dtype(None, "cuda"))
+    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        assert model.bos_D.dtype == torch.bfloat16
+    assert torch.cuda.max_memory_allocated() - before < 1.05 * num_bytes  # tensors are rounded up to 512 bytes
+
+
+def test_a_bf16_song_is_the_same_again(model: SongModel) -> None:
+    config = SamplingConfig(max_frames=48, euler_steps=6, stop_at_eos=False)
+    arguments = [[1, 20, 30], []], [torch.randn(20, 64), torch.zeros(0, 64)], [0, 1], config
+    first, second = generate(model.bfloat16(), *arguments), generate(model, *arguments)
+    for song, again in zip(first, second, strict=True):
+        assert song.semantic_tokens.tolist() == again.semantic_tokens.tolist()
+        assert torch.equal(song.latents, again.latents)
+        assert song.latents.isfinite().all()

@@ -17,8 +17,13 @@ import yaml
 from pyarrow import parquet
 from safetensors.torch import load_file
 
+from model.config import ConfigError
+from model.hardware import describe_device
+from model.nvidia_driver import Driver, Gpu
 from model.ranks import Ranks
+from model.run_start import refuse_without_compiler
 from model.train import main
+from model.varlen import describe_attention
 
 from .conftest import OF_RANKS
 from .runs import read_metrics, run_to
@@ -140,6 +145,71 @@ def test_wrong_use_ends_with_one_line(dataset: Path, tmp_path: Path, capsys: pyt
     channels = refuse([*config, "--set", "model.latent_channels=8"], capsys)
     assert "latent_channels is 4, but model.latent_channels is 8" in channels
     assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_that_cannot_be_used_ends_the_run_unless_the_cpu_is_asked_for(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    gpu = Gpu(
+        index=0,
+        name="Tesla V100-SXM2-32GB",
+        memory_bytes=32 * 2**30,
+        compute_capability=(7, 0),
+        driver="470.82.01",
+        driver_cuda=(11, 4),
+        torch_cuda="12.8",
+    )
+    monkeypatch.setattr("model.hardware.read_driver", lambda: Driver(version="470.82.01", gpus=(gpu,)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR"):
+        monkeypatch.delenv(name, raising=False)
+    tiny = tmp_path / "tiny.yaml"
+    tiny.write_text(yaml.safe_dump(tiny_config(tmp_path / "nowhere", tmp_path / "run").to_dict()))
+    for device in ([], ["--device", "auto"], ["--device", "cuda"]):
+        said = refuse(["--config", str(tiny), *device], capsys)
+        assert "Tesla V100-SXM2-32GB (driver 470.82.01, for CUDA 11.4) cannot be used by this PyTorch" in said
+        assert "or run on the CPU with --device cpu" in said
+    assert "nowhere/index.parquet is missing" in refuse(["--config", str(tiny), "--device", "cpu"], capsys)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "nowhere/index.parquet is missing" in refuse(["--config", str(tiny)], capsys)
+    assert "invalid choice: 'gpu'" in refuse(["--config", str(tiny), "--device", "gpu"], capsys)
+
+
+def test_layers_that_cannot_be_compiled_end_the_run(
+    dataset: Path, ranks: Ranks, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    tiny = tmp_path / "tiny.yaml"
+    tiny.write_text(yaml.safe_dump(tiny_config(dataset, tmp_path / "run").to_dict()))
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
+    said = refuse(["--config", str(tiny), "--set", "trainer.compile_layers=true"], capsys)
+    assert "trainer.compile_layers is true, but TORCH_COMPILE_DISABLE=1 switches torch.compile off" in said
+
+
+def test_a_missing_compiler_is_named_before_the_first_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE", "CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"no compiler was found \(g\+\+\); install one, or set compile_layers: false"
+    ):
+        refuse_without_compiler(torch.device("cpu"))
+    monkeypatch.setattr("model.run_start.find_spec", lambda name: object())
+    with pytest.raises(ConfigError, match=r"no compiler was found \(gcc, clang\)"):
+        refuse_without_compiler(torch.device("cuda"))
+    for name in ("g++", "clang"):
+        (tmp_path / name).touch(mode=0o755)
+    refuse_without_compiler(torch.device("cpu"))
+    refuse_without_compiler(torch.device("cuda"))
+    monkeypatch.setattr("model.run_start.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="Triton, which compiles for GPUs, is not installed"):
+        refuse_without_compiler(torch.device("cuda"))
+
+
+def test_a_run_says_what_it_computes_on(dataset: Path, ranks: Ranks, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    run_to(tiny_config(dataset, tmp_path / "run"), ranks, 1)
+    assert f"rank 0 computes on {describe_device(ranks.device)}; layers are not compiled" in caplog.messages
+    assert describe_attention(ranks.device, torch.float32) in caplog.messages
 
 
 def test_an_index_of_another_schema_is_refused(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,115 @@
+"""Tests of jobs/generate.py: which device and precision it takes, and what it says of them; a tiny model."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import save_file
+
+from jobs.generate import main
+from model.checkpoint import load_model
+from model.hardware import DeviceError
+from model.nvidia_driver import Driver, Gpu
+from model.settings import load_config
+from model.song_model import SongModel
+
+SIZES = ("dim=64", "num_heads=1", "lm_layers=1", "dit_layers=1", "ffn_scale=2", "time_features=16", "init_std=0.1")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights that never ends a song, lyrics, and 2 s of noise as a prompt."""
+    folder = tmp_path_factory.mktemp("workplace")
+    config = load_config("miniature.yaml", [f"model.{size}" for size in SIZES])
+    torch.manual_seed(0)
+    model = SongModel(config.model)
+    with torch.no_grad():
+        model.semantic_head.classify.bias[-1] = -1e4
+    save_file(model.state_dict(), folder / "model.safetensors", {"config": json.dumps(config.to_dict())})
+    (folder / "words.txt").write_text("[verse] La la la.")
+    soundfile.write(folder / "style.wav", 0.1 * np.random.default_rng(0).standard_normal(96_000), 48_000)
+    return folder
+
+
+def run(workplace: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
+    """Run the command as a user does and return its totals."""
+    files = ("--checkpoint", "model.safetensors", "--lyrics", "words.txt", "--prompt", "style.wav")
+    sampling = ("--seconds", "1.28", "--steps", "2", "--profile", "miniature")
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("sys.argv", ["generate.py", *files, *sampling, *options])
+    totals, code = main()
+    assert code == 0
+    return totals
+
+
+@pytest.fixture
+def dtypes(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """Of the weights of each model that the command loads."""
+    seen: list[torch.dtype] = []
+
+    def watch(*arguments: Any) -> Any:
+        model, config = load_model(*arguments)
+        seen.extend({parameter.dtype for parameter in model.parameters()})
+        return model, config
+
+    monkeypatch.setattr("jobs.generate.load_model", watch)
+    return seen
+
+
+def test_a_cpu_computes_in_float32_unless_told_otherwise(
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtypes: list[torch.dtype],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    totals = run(workplace, monkeypatch, "--device", "cpu", "--out", "fp32.wav")
+    assert (totals["device"], totals["dtype"]) == ("cpu", "fp32")
+    assert dtypes == [torch.float32]
+    assert f"1 songs to write on the CPU ({torch.get_num_threads()} threads) in fp32" in caplog.messages
+    assert any(line.startswith("attention: each song by itself") for line in caplog.messages)
+
+
+def test_the_same_seed_gives_the_same_song_in_bf16(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, dtypes: list[torch.dtype]
+) -> None:
+    written = []
+    for name, seed in (("first.wav", "3"), ("again.wav", "3"), ("other.wav", "4")):
+        totals = run(workplace, monkeypatch, "--device", "cpu", "--dtype", "bf16", "--seed", seed, "--out", name)
+        assert (totals["device"], totals["dtype"]) == ("cpu", "bf16")
+        assert totals["songs"][0]["seconds"] == 1.28
+        audio, rate = soundfile.read(workplace / name)
+        assert (len(audio), rate) == (61_440, 48_000)
+        assert np.isfinite(audio).all()
+        written.append(audio)
+    assert dtypes == [torch.bfloat16] * 3
+    assert np.array_equal(written[0], written[1])
+    assert not np.array_equal(written[0], written[2])
+
+
+def test_a_gpu_that_cannot_be_used_ends_the_command_before_any_work(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(
+        index=0,
+        name="Tesla T4",
+        memory_bytes=16 * 2**30,
+        compute_capability=(7, 5),
+        driver="418.87.00",
+        driver_cuda=(10, 1),
+        torch_cuda="12.8",
+    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("model.hardware.read_driver", lambda: Driver(version="418.87.00", gpus=(gpu,)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("jobs.generate.load_model", lambda *_: pytest.fail("worked before it looked"))
+    for options in ((), ("--device", "cuda")):
+        with pytest.raises(
+            DeviceError, match=r"Tesla T4 \(driver 418\.87\.00, for CUDA 10\.1\) cannot be used by this"
+        ):
+            run(workplace, monkeypatch, *options)
