@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.ctc_aligner import Spelling
+from pipeline.gpu import run_in_parts
 
 FRAME_SAMPLES = 320  # 20 ms at 16 kHz: one output of wav2vec 2.0 and of the phoneme recogniser
 FRAME_S = 0.02
@@ -56,10 +57,9 @@ def listen_in_windows(
     inner = round(window_s / FRAME_S) - 2 * margin
     num_frames = count_frames(len(samples))
     inner = min(inner, num_frames)  # a short song is one window of its own length
-    log_probs: list[NDArray[np.float32]] = []
-    for batch in _batches(_cut_windows(samples, num_frames, inner, margin), batch_size):
-        log_probs += list(run(batch)[:, margin : margin + inner])
-    return np.asarray(np.concatenate(log_probs)[:num_frames])
+    batches = _batches(_cut_windows(samples, num_frames, inner, margin), batch_size)
+    frames = run_in_parts(lambda part: run(np.stack(part)), batches)
+    return np.asarray(np.concatenate([window[margin : margin + inner] for window in frames])[:num_frames])
 
 
 def _cut_windows(
@@ -75,12 +75,12 @@ def _cut_windows(
         yield window
 
 
-def _batches(windows: Iterator[NDArray[np.float32]], batch_size: int) -> Iterator[NDArray[np.float32]]:
+def _batches(windows: Iterator[NDArray[np.float32]], batch_size: int) -> Iterator[list[NDArray[np.float32]]]:
     batch: list[NDArray[np.float32]] = []
     for window in windows:
         batch.append(window)
         if len(batch) == batch_size:
-            yield np.stack(batch)
+            yield batch
             batch = []
     if batch:
-        yield np.stack(batch)
+        yield batch

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -37,13 +38,13 @@ class AlignLyrics(Stage):
     """
 
     name: ClassVar[str] = "align_lyrics"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
         """Model and thresholds of the verdict."""
 
-        model_name: str  # of the Whisper that scores lines and places words
+        model_path: Path  # of the Whisper that scores lines and places words
         aligner_name: str = "whisper"  # as `pipeline.aligner.Aligners` takes it
         device: str = "cpu"
         threads: int = 1
@@ -63,9 +64,7 @@ class AlignLyrics(Stage):
 
     def setup(self) -> None:
         """Load the verifier; a CTC model loads with the first song of its language."""
-        self._whisper: Whisper = load_whisper(
-            self.config.model_name, "verifier", self.config.device, self.config.threads
-        )
+        self._whisper: Whisper = load_whisper(self.config.model_path, self.config.device, self.config.threads)
         self._aligners = Aligners(self.config.aligner_name, device=self.config.device)
 
     def process(self, song: Song) -> Song | Drop:

@@ -3,9 +3,10 @@
     python -m pipeline.bench [--profile miniature] [--memory-minutes 60]
 
 separator: `demucs.apply.apply_model` on the whole song. tokens: MuQ's own forward, window by window, and the nearest
-code. vae: diffusers' `AutoencoderOobleck.encode` on the whole song. Both sides have the same weights, threads and
-audio, which is made up. Rounds are interleaved; a ratio is the median over rounds of the ratio within a round.
-Memory is the peak of a process of its own that decodes a file and encodes it. The last line is one JSON object.
+code. vae: diffusers' `AutoencoderOobleck.encode` on the whole song. Both sides have the same weights, precision and
+threads, and the same audio, which is made up. Rounds are interleaved; a ratio is the median over rounds of the ratio
+within a round. Memory is the peak of a process of its own that decodes a file and encodes it: of the machine, and of
+the GPU where it runs on one. The last line is one JSON object.
 """
 
 import argparse
@@ -26,11 +27,13 @@ import torch
 
 from pipeline.audio import Audio, decode_audio, fill, resample
 from pipeline.codebook import Codebook
-from pipeline.demucs_stream import StreamSeparator
+from pipeline.demucs_stream import StreamSeparator, in_precision
 from pipeline.encode_song import frames_of, latent_audio, load_codec, load_tokenizer, semantic_audio
-from pipeline.models import resolve_model
-from pipeline.profiles import PROFILES, Profile, get_profile
-from pipeline.semantic_tokens import load_muq, plan_windows
+from pipeline.gpu import ieee_float32
+from pipeline.model_files.errors import ModelError
+from pipeline.model_files.profiles import PROFILES, Profile, get_profile, locate_models
+from pipeline.muq_weights import load_muq
+from pipeline.semantic_tokens import plan_windows
 from pipeline.separate_vocals import SeparateVocals
 from pipeline.separator_weights import load_separator
 from pipeline.song import Song
@@ -38,6 +41,7 @@ from pipeline.vae_checkpoint import load_oobleck
 from shards.schema import FRAME_RATE_HZ, LATENT_HOP_LENGTH, LATENT_SAMPLE_RATE_HZ, SEMANTIC_HOP_LENGTH
 
 ENCODERS = ("separator", "tokens", "vae")
+STAGES = {"separator": ("separator",), "tokens": ("muq", "codebook"), "vae": ("vae",)}  # whose models an encoder loads
 MIN_RATIO = {"cpu": 1.0, "cuda": 1.5}  # of speeds; on a GPU several parts of a song run together
 MAX_MEMORY_GB = 4.0  # of an encoder on the file of --memory-minutes
 _RATE_HZ = LATENT_SAMPLE_RATE_HZ
@@ -65,26 +69,33 @@ def make_contenders(name: str, profile: Profile, device: str, mix: Audio) -> tup
 def _separator_contenders(profile: Profile, device: str, mix: Audio) -> tuple[Contender, Contender]:
     from demucs.apply import apply_model
 
-    model = load_separator(profile.separator).to(device)
+    model = load_separator(profile.model_path("separator")).to(device)
     at_model_rate = resample(mix, _RATE_HZ, model.samplerate)
     index = model.sources.index("vocals")
+    precision = profile.separator_precision
     ours = StreamSeparator(
-        model, "vocals", overlap=profile.separator_overlap, batch_size=profile.batch_size(device), device=device
+        model,
+        "vocals",
+        overlap=profile.separator_overlap,
+        batch_size=profile.batch_size(device),
+        precision=precision,
+        device=device,
     )
 
     def plain() -> Any:
         wave = torch.from_numpy(at_model_rate)
         mean, std = wave.mean(0).mean(), wave.mean(0).std() + 1e-8
         batch = ((wave - mean) / std)[None]
-        stems = apply_model(model, batch, shifts=0, split=True, overlap=profile.separator_overlap, device=device)
+        with in_precision(precision, device):
+            stems = apply_model(model, batch, shifts=0, split=True, overlap=profile.separator_overlap, device=device)
         return (stems[0, index] * std + mean).numpy()
 
     return lambda: fill(np.empty_like(at_model_rate), ours.separate(at_model_rate, model.samplerate)), plain
 
 
 def _token_contenders(profile: Profile, device: str, mix: Audio) -> tuple[Contender, Contender]:
-    tokenizer, codebook = load_tokenizer(profile, device), Codebook.load(resolve_model(profile.codebook, "codebook"))
-    folder = resolve_model(profile.muq, "muq")
+    tokenizer, codebook = load_tokenizer(profile, device), Codebook.load(profile.model_path("codebook"))
+    folder = profile.model_path("muq")
     num_layers = int(load_muq(folder, 0).config.encoder_depth)
     muq = load_muq(folder, num_layers).to(device)  # all layers, as the library has them
     num_frames = mix.shape[1] * FRAME_RATE_HZ // _RATE_HZ
@@ -95,7 +106,7 @@ def _token_contenders(profile: Profile, device: str, mix: Audio) -> tuple[Conten
 
     def plain() -> Any:
         ids = []
-        with torch.inference_mode():
+        with torch.inference_mode(), ieee_float32():
             for window in windows:
                 samples = audio[window.start * SEMANTIC_HOP_LENGTH : window.stop * SEMANTIC_HOP_LENGTH]
                 states = muq(torch.from_numpy(samples)[None].to(device), output_hidden_states=True).hidden_states
@@ -110,11 +121,11 @@ def _token_contenders(profile: Profile, device: str, mix: Audio) -> tuple[Conten
 
 def _vae_contenders(profile: Profile, device: str, mix: Audio) -> tuple[Contender, Contender]:
     codec = load_codec(profile, device)
-    model, _ = load_oobleck(resolve_model(profile.vae, "vae"))
+    model, _ = load_oobleck(profile.model_path("vae"))
     model.to(device)
 
     def plain() -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), ieee_float32():
             posterior = model.encode(torch.from_numpy(mix)[None].to(device)).latent_dist
         return posterior.mean[0].T.cpu().numpy()
 
@@ -162,29 +173,43 @@ def probe_memory(name: str, profile: Profile, device: str, path: Path) -> dict[s
     decoded = decode_audio(path)
     if name == "separator":
         stage = SeparateVocals(
-            SeparateVocals.Config(model_name=profile.separator, accompaniment_share=0.5, device=device)
+            SeparateVocals.Config(
+                model_path=profile.model_path("separator"),
+                accompaniment_share=0.5,
+                batch_size=profile.batch_size(device),
+                precision=profile.separator_precision,
+                device=device,
+            )
         )
         stage.setup()
         song = Song(song_id="", path=path, audio="", mix=decoded.samples, sample_rate=decoded.sample_rate)
         stage.process(song)
     else:
         num_frames = frames_of(decoded)
-        tokenizer, codec = load_tokenizer(profile, device), load_codec(profile, device)
         if name == "tokens":
-            tokenizer.tokens(semantic_audio(decoded, num_frames), num_frames)
+            load_tokenizer(profile, device).tokens(semantic_audio(decoded, num_frames), num_frames)
         else:
             audio = latent_audio(decoded, num_frames)
             del decoded
-            codec.encode(audio)
+            load_codec(profile, device).encode(audio)
     status = Path("/proc/self/status").read_text().splitlines()
     peak_kib = int(next(line for line in status if line.startswith("VmHWM:")).split()[1])
-    return {"peak_gb": round(peak_kib * 1024 / 1e9, 2), "wall_s": round(time.perf_counter() - started, 1)}
+    figures = {"peak_gb": round(peak_kib * 1024 / 1e9, 2), "wall_s": round(time.perf_counter() - started, 1)}
+    if device != "cpu":
+        figures["peak_gpu_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
+    return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the figures and return 0 if every target is met, 1 if not."""
+    """Measure, write the figures and return 0 if every target is met, 1 if not, 2 where a model is missing."""
     options = _parse(arguments)
     profile, device = get_profile(options.profile), options.device
+    names = options.only if options.probe is None else options.probe[:1]
+    try:
+        profile = locate_models(profile, [stage for name in names for stage in STAGES[name]])
+    except ModelError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     if options.probe:
         name, path = options.probe
         sys.stdout.write(json.dumps(probe_memory(name, profile, device, Path(path))) + "\n")
@@ -213,7 +238,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m pipeline.bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit codes: 0 every target is met, 1 one is missed, 2 wrong use",
+        epilog="exit codes: 0 every target is met, 1 one is missed, 2 wrong use or a model that is missing",
     )
     parser.add_argument("--profile", choices=sorted(PROFILES), default="miniature", help="models (default: miniature)")
     parser.add_argument("--device", choices=sorted(MIN_RATIO), default="cpu", help="default: cpu")

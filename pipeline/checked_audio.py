@@ -13,6 +13,7 @@ from pipeline.audio import AudioDecodeError
 from pipeline.check_audio import CheckAudio
 from pipeline.clean_folder import CHECKED, write_text
 from pipeline.song import AudioFingerprint, Drop, Song
+from pipeline.stage import StageError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,14 +50,21 @@ class CheckedAudio:
 
 
 def check_file(out: Path, path: Path, sha256: str, stage: CheckAudio) -> CheckedAudio:
-    """Return the facts of a file whose bytes hash to `sha256`, from an earlier run into `out` or by decoding it."""
+    """Return the facts of a file whose bytes hash to `sha256`, from an earlier run into `out` or by decoding it.
+
+    Raises:
+        StageError: they cannot be written; that is no fault of the file.
+    """
     key = f"{sha256} {stage.version} {stage.config}"
     kept = out / CHECKED / sha256[:2] / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
         return CheckedAudio(**json.loads(kept.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # none yet, or not what this version writes
         checked = _check(path, stage)
-    write_text(kept, json.dumps(asdict(checked)))
+    try:
+        write_text(kept, json.dumps(asdict(checked)))
+    except OSError as error:
+        raise StageError(f"{kept}: cannot be written: {error.strerror}; look at the folder {out}") from error
     return checked
 
 

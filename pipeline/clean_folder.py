@@ -12,11 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.lyric_formats.tagged import plain_text, stamp
 from pipeline.song import Drop, Line, Section, Song, Word
 from shards.atomic_file import open_atomic
 
 CHECKED = ".checked"  # what the cheap checks found out, one JSON file per content
 RECORDS = ".records"  # one JSON file per finished song: what resume looks at
+LOCK = f"{RECORDS}/lock"  # marks a folder that cleaning has written; held while a run writes to it
+TIMED_TEXT_SUFFIXES = (".lrc", ".TextGrid")
 MAX_STEM_BYTES = 180
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
 
@@ -116,6 +119,7 @@ SONGS_SCHEMA = pa.schema(
     ]
 )
 QUARANTINE_SCHEMA = pa.schema([("song_id", pa.string()), ("audio", pa.string()), ("reason", pa.string())])
+FAILED_SCHEMA = pa.schema([*QUARANTINE_SCHEMA, ("traceback", pa.string())])
 
 
 def file_stem(song_id: str) -> str:
@@ -131,6 +135,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees either nothing or all of it."""
     with open_atomic(path) as stream:
         stream.write(text.encode())
+
+
+def remove_timed_text(out: Path, song_id: str) -> None:
+    """Remove the lyrics files of a song that is not kept any more."""
+    for suffix in TIMED_TEXT_SUFFIXES:
+        (out / "lyrics" / f"{file_stem(song_id)}{suffix}").unlink(missing_ok=True)
 
 
 def song_row(song: Song, drop: Drop | None, fingerprint: str) -> dict[str, Any]:
@@ -179,7 +189,7 @@ def record_path(out: Path, song_id: str) -> Path:
 
 
 def write_record(out: Path, record: dict[str, Any]) -> None:
-    """Write one finished song: `row` (of songs.parquet) or `quarantine` (its reason), and its fingerprint."""
+    """Write one song: `row` (of songs.parquet), `quarantine` or `failed` (with the reason), and its fingerprint."""
     write_text(record_path(out, record["song_id"]), json.dumps(record, ensure_ascii=False))
 
 
@@ -200,19 +210,14 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -
 
 def format_lrc(row: dict[str, Any]) -> str:
     """Return a kept song's lines as enhanced LRC: line stamps, and word stamps in angle brackets."""
-    out = [f"[ti:{row['title'] or row['song_id']}]", f"[length:{_stamp(row['duration_s'])}]"]
+    out = [f"[ti:{plain_text(row['title'] or row['song_id'])}]", f"[length:{stamp(row['duration_s'])}]"]
     words: dict[int, list[dict[str, Any]]] = {}
     for word in row["words"]:
         words.setdefault(word["line"], []).append(word)
     for index, line in enumerate(row["lines"]):
-        stamped = " ".join(f"<{_stamp(w['start_s'])}>{w['text']}" for w in words.get(index, []))
-        out.append(f"[{_stamp(line['start_s'])}]{stamped or line['text']}")
+        stamped = " ".join(f"<{stamp(w['start_s'])}>{plain_text(w['text'])}" for w in words.get(index, []))
+        out.append(f"[{stamp(line['start_s'])}]{stamped or plain_text(line['text'])}")
     return "\n".join(out) + "\n"
-
-
-def _stamp(time_s: float) -> str:
-    centis = round(time_s * 100)
-    return f"{centis // 6000:02d}:{centis // 100 % 60:02d}.{centis % 100:02d}"
 
 
 def format_textgrid(row: dict[str, Any]) -> str:
@@ -235,7 +240,7 @@ def format_textgrid(row: dict[str, Any]) -> str:
         ]
         out += [f"        xmax = {end_s:.4f}", f"        intervals: size = {len(intervals)}"]
         for k, (start_s, stop_s, text) in enumerate(intervals, 1):
-            escaped = text.replace('"', '""')
+            escaped = " ".join(text.split()).replace('"', '""')
             out += [
                 f"        intervals [{k}]:",
                 f"            xmin = {start_s:.4f}",

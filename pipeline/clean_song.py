@@ -2,21 +2,30 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
 from pipeline.align_lyrics import AlignLyrics
-from pipeline.aligner import check_aligner
+from pipeline.aligner import AUTOMATIC, check_aligner, check_aligners
 from pipeline.check_audio import CheckAudio, ReadAudio
-from pipeline.clean_folder import file_stem, format_lrc, format_textgrid, song_row, write_record, write_text
+from pipeline.clean_folder import (
+    file_stem,
+    format_lrc,
+    format_textgrid,
+    remove_timed_text,
+    song_row,
+    write_record,
+    write_text,
+)
 from pipeline.inputs import SongInput
 from pipeline.label_sections import LabelSections
 from pipeline.lyrics_encoding import LyricsError, decode_lyrics, read_lyrics_bytes
-from pipeline.models import fingerprint_model, resolve_model
-from pipeline.profiles import Profile
+from pipeline.model_files.fingerprint import fingerprint_model
+from pipeline.model_files.profiles import Profile, locate_models
 from pipeline.separate_vocals import SeparateVocals
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage
@@ -24,6 +33,7 @@ from pipeline.transcribe_vocals import TranscribeVocals
 
 STAGES: tuple[type[Stage], ...] = (CheckAudio, ReadAudio, SeparateVocals, TranscribeVocals, AlignLyrics, LabelSections)
 MODELS = ("separator", "asr", "verifier")  # what the stages load
+DECISIVE_SETTINGS = ("separator_overlap", "separator_precision", "accompaniment_share")  # of a profile, in cleaning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +48,40 @@ class CleanSettings:
     keep_vocals: bool = False
     lyrics_from_asr: bool = False
 
+    def locate_models(self, languages: Iterable[str]) -> "CleanSettings":
+        """Return the settings with absolute paths for all models, downloading what is missing, before any work.
+
+        Args:
+            languages: ISO 639-1 codes of the songs, as far as they are known: their aligners are looked for as well.
+
+        Raises:
+            ModelNotFoundError: the first model that cannot be had.
+        """
+        has_one_aligner = self.profile.aligner not in AUTOMATIC
+        profile = locate_models(self.profile, (*MODELS, "aligner") if has_one_aligner else MODELS)
+        self.check_aligners(languages)
+        return replace(self, profile=profile)
+
+    def check_aligners(self, languages: Iterable[str]) -> None:
+        """Look for the aligners of more languages.
+
+        Raises:
+            ModelNotFoundError: one cannot be had.
+        """
+        check_aligners(self.profile.aligner, {self.language} if self.language != "auto" else set(languages))
+
     def facts(self) -> dict[str, Any]:
-        """Return settings, model hashes and stage versions: what `fingerprint` covers."""
-        models = {stage: fingerprint_model(resolve_model(getattr(self.profile, stage), stage)) for stage in MODELS}
-        models["aligner"] = check_aligner(self.profile.aligner, self.language)
-        return {"settings": asdict(self), "models": models, "stages": {s.name: s.version for s in STAGES}}
+        """Return what decides a cleaned song: settings, the contents of models, stage versions.
+
+        Where models lie, how many windows run together and what only extraction reads are no part of it: another
+        machine with the same models counts the same songs as finished.
+        """
+        profile = self.profile
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "profile"}
+        settings |= {name: getattr(profile, name) for name in DECISIVE_SETTINGS}
+        models = {stage: fingerprint_model(profile.model_path(stage), stage) for stage in MODELS}
+        models["aligner"] = check_aligner(profile.aligner, self.language)
+        return {"settings": settings, "models": models, "stages": {s.name: s.version for s in STAGES}}
 
     def fingerprint(self) -> str:
         """Return a hash over the facts: equal hashes give equal rows."""
@@ -58,7 +97,7 @@ class CleanSettings:
             ReadAudio(),
             SeparateVocals(
                 SeparateVocals.Config(
-                    model_name=self.profile.separator,
+                    model_path=self.profile.model_path("separator"),
                     overlap=self.profile.separator_overlap,
                     accompaniment_share=self.profile.accompaniment_share,
                     batch_size=self.profile.batch_size(device),
@@ -69,12 +108,12 @@ class CleanSettings:
             ),
             TranscribeVocals(
                 TranscribeVocals.Config(
-                    model_name=self.profile.asr, device=device, threads=threads, language=self.language
+                    model_path=self.profile.model_path("asr"), device=device, threads=threads, language=self.language
                 )
             ),
             AlignLyrics(
                 AlignLyrics.Config(
-                    model_name=self.profile.verifier,
+                    model_path=self.profile.model_path("verifier"),
                     aligner_name=self.profile.aligner,
                     device=device,
                     threads=threads,
@@ -136,6 +175,8 @@ def finish_song(
     if drop is None:
         write_text(out / "lyrics" / f"{stem}.lrc", format_lrc(row))
         write_text(out / "lyrics" / f"{stem}.TextGrid", format_textgrid(row))
+    else:
+        remove_timed_text(out, song.song_id)  # of an earlier run that kept it
     if keep_vocals and song.vocals is not None:
         path = out / "vocals" / f"{stem}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ Shape legend: N feature vectors, D feature channels, E code channels, K codes.
 
 import json
 import math
+import reprlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,13 +21,17 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.models import ModelFileError, read_config
-from pipeline.weights import read_safetensors
+from pipeline.gpu import ieee_float32
+from pipeline.model_files.config_files import read_config
+from pipeline.model_files.errors import ModelFileError
+from pipeline.model_files.tensors import read_safetensors
 
 Features = NDArray[np.float32]  # [N, D]
 
+MODEL_TYPE = "cosine_codebook"  # of config.json
 _CHUNK_VECTORS = 256  # cosines of one chunk with 16384 codes take 16 MiB: larger ones leave the caches, and are slower
 _MAX_CODES = 1 << 16  # ids are stored as uint16
+MODEL_TYPE = "cosine_codebook"  # in config.json
 _TENSOR_NAMES = ("project_in", "center", "codes", "project_out", "bias_out")
 
 
@@ -46,7 +51,7 @@ class CodebookReport:
 
 
 class Codebook:
-    """Maps features to ids and ids back to features; all arithmetic is float32."""
+    """Maps features to ids and ids back to features; all arithmetic is IEEE float32, on a GPU as well."""
 
     def __init__(
         self,
@@ -62,7 +67,8 @@ class Codebook:
         """Check shapes and values.
 
         `metadata` is JSON that travels with the codebook. `SemanticTokenizer` refuses a codebook whose "muq_layer" or
-        "muq_sha256" (of `pipeline.models.fingerprint_model`), where given, are not those of the MuQ it runs.
+        "muq_sha256" (of `pipeline.model_files.fingerprint.fingerprint_model`), where given, are not those of the MuQ it
+        runs.
         """
         code_dim, feature_dim = project_in.shape
         shapes = {
@@ -90,6 +96,7 @@ class Codebook:
         """Return the ids uint16 [N] of features float32 [N, D]."""
         return self.encode_with_cosines(features)[0]
 
+    @ieee_float32()
     def encode_with_cosines(self, features: Features) -> tuple[NDArray[np.uint16], Features]:
         """Return ids uint16 [N] and the cosine of each feature with its code, float32 [N]."""
         check_features(features, self.feature_dim)
@@ -103,11 +110,13 @@ class Codebook:
             cosines[start:stop] = best.values.cpu().numpy()
         return ids, cosines
 
+    @ieee_float32()
     def project(self, features: Features) -> Tensor:
         """Return the unit vectors [N, E] that stand for features [N, D]; a feature equal to the centre gives zeros."""
         projected = (torch.tensor(features, device=self.codes.device) - self.center) @ self.project_in.T
         return torch.nn.functional.normalize(projected, dim=1)
 
+    @ieee_float32()
     def decode(self, ids: NDArray[np.integer[Any]]) -> Features:
         """Return the feature float32 [N, D] that each id stands for."""
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.codebook_size:
@@ -143,7 +152,7 @@ class Codebook:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self, name).to("cpu", dtype).contiguous() for name in _TENSOR_NAMES}
         config = {
-            "model_type": "cosine_codebook",
+            "model_type": MODEL_TYPE,
             "feature_dim": self.feature_dim,
             "codebook_dim": self.codebook_dim,
             "codebook_size": self.codebook_size,
@@ -163,6 +172,8 @@ class Codebook:
             ModelFileError: missing or damaged files, or tensors that are not what config.json says.
         """
         config = read_config(folder / "config.json")
+        if (kind := config.get("model_type", MODEL_TYPE)) != MODEL_TYPE:
+            raise ModelFileError(f"{folder}: config.json says model_type {reprlib.repr(kind)}, expected {MODEL_TYPE!r}")
         weights = folder / "model.safetensors"
         tensors = read_safetensors(weights, "the weights of a codebook")
         if set(tensors) != set(_TENSOR_NAMES):

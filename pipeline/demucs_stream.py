@@ -7,7 +7,7 @@ Shape legend: B segments of a batch, C channels, L samples of a segment, S sourc
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from pipeline.audio import Audio, iterate_blocks, resample_blocks, to_stereo
+from pipeline.gpu import ieee_float32, run_in_parts, tf32
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
 
 class StreamSeparator:
@@ -38,8 +39,9 @@ class StreamSeparator:
             model: moved to `device`.
             source: name of the stem.
             overlap: of a segment, 0 to below 1; Demucs' own default is 0.25.
-            batch_size: segments of a song that run together: worth it on a GPU only.
-            precision: of the network; spectrograms and sums stay in float32.
+            batch_size: segments of a song that run together: worth it on a GPU only, and fewer where its memory ends.
+            precision: of the network; spectrograms and sums stay in float32. "float32" is that of IEEE on every device;
+                "tf32" lets a GPU round the factors of convolutions and matrix products, and is "float32" on a CPU.
             device: where the network runs.
         """
         if not 0 <= overlap < 1 or batch_size < 1:
@@ -83,15 +85,14 @@ class StreamSeparator:
         """Yield the stem, a stride at a time, of a normalised mix at the model's rate."""
         tail: Audio = np.zeros((2, self.segment_samples), np.float32)  # sums from the present segment's start on
         weights: Audio = np.zeros(self.segment_samples, np.float32)
-        for batch in self._batches(self._segments(blocks)):
-            for stem in self._run(batch):
-                length = stem.shape[1]
-                tail[:, :length] += self._weight[:length] * stem
-                weights[:length] += self._weight[:length]
-                done = min(self.stride_samples, length)
-                yield tail[:, :done] / weights[:done]
-                tail = np.pad(tail[:, self.stride_samples :], ((0, 0), (0, self.stride_samples)))
-                weights = np.pad(weights[self.stride_samples :], (0, self.stride_samples))
+        for stem in run_in_parts(self._run, self._batches(self._segments(blocks))):
+            length = stem.shape[1]
+            tail[:, :length] += self._weight[:length] * stem
+            weights[:length] += self._weight[:length]
+            done = min(self.stride_samples, length)
+            yield tail[:, :done] / weights[:done]
+            tail = np.pad(tail[:, self.stride_samples :], ((0, 0), (0, self.stride_samples)))
+            weights = np.pad(weights[self.stride_samples :], (0, self.stride_samples))
 
     def _segments(self, blocks: Iterable[Audio]) -> Iterator[tuple[Audio, int]]:
         """Yield each segment within a segment's length of its neighbourhood on both sides, [2, 3 L], and its length.
@@ -126,12 +127,18 @@ class StreamSeparator:
 
         mixes = batch[0][0][None] if len(batch) == 1 else np.stack([mix for mix, _ in batch])
         chunk = TensorChunk(torch.from_numpy(mixes).to(self._device), self.segment_samples, batch[0][1])
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), in_precision(self._precision, self._device):
             stems: Tensor = apply_model(self._model, chunk, shifts=0, split=False, device=self._device)
         result: Audio = stems[:, self._source].float().cpu().numpy()
         return result
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self._precision == "float32":
-            return nullcontext()
-        return torch.autocast(torch.device(self._device).type, dtype=getattr(torch, self._precision))
+
+@contextmanager
+def in_precision(precision: Precision, device: str) -> Iterator[None]:
+    """Run a block in a precision, see `StreamSeparator`."""
+    is_cpu = torch.device(device).type == "cpu"
+    with ExitStack() as stack:
+        stack.enter_context(tf32() if precision == "tf32" and not is_cpu else ieee_float32())
+        if precision in ("bfloat16", "float16"):
+            stack.enter_context(torch.autocast(torch.device(device).type, dtype=getattr(torch, precision)))
+        yield

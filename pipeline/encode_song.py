@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio import Audio, AudioDecodeError, DecodedAudio, decode_audio, resample, resample_mono, to_stereo
-from pipeline.models import fingerprint_model, resolve_model
+from pipeline.model_files.fingerprint import fingerprint_model
+from pipeline.model_files.hub import HubName
+from pipeline.model_files.profiles import Profile
 from pipeline.phonemes import Phonemizer
-from pipeline.profiles import Profile
 from pipeline.semantic_tokens import SemanticTokenizer
 from pipeline.vae_latents import VaeCodec
 from shards.sample import Sample
@@ -142,8 +143,8 @@ class FeatureSampler:
 def load_tokenizer(profile: Profile, device: str, *, with_codebook: bool = True) -> SemanticTokenizer:
     """Return the tokenizer of a profile, set up."""
     tokenizer = SemanticTokenizer(
-        resolve_model(profile.muq, "muq"),
-        resolve_model(profile.codebook, "codebook") if with_codebook else None,
+        profile.model_path("muq"),
+        profile.model_path("codebook") if with_codebook else None,
         layer=profile.muq_layer,
         window_s=profile.muq_window_s,
         margin_s=profile.muq_margin_s,
@@ -157,7 +158,7 @@ def load_tokenizer(profile: Profile, device: str, *, with_codebook: bool = True)
 def load_codec(profile: Profile, device: str) -> VaeCodec:
     """Return the VAE of a profile."""
     chunk_frames = max(1, round(profile.vae_chunk_s * FRAME_RATE_HZ))
-    path = resolve_model(profile.vae, "vae")
+    path = profile.model_path("vae")
     return VaeCodec(path, device=device, chunk_frames=chunk_frames, batch_size=profile.batch_size(device))
 
 
@@ -197,18 +198,30 @@ def prompt_starts(num_frames: int, num_prompts: int) -> list[int]:
 
 
 def describe_models(profile: Profile) -> dict[str, Any]:
-    """Return name and hash of every encoder, as samples and dataset.json record them."""
+    """Return name and hash of every encoder, and its settings, as samples and dataset.json record them.
+
+    A name is the one that the user gave, but of a local path only the last part: where a machine keeps its models is
+    nobody's business. All encoders run in IEEE float32, see `pipeline.gpu.ieee_float32`.
+    """
     described: dict[str, Any] = {
         stage: {
-            "name": getattr(profile, stage),
-            "sha256": fingerprint_model(resolve_model(getattr(profile, stage), stage)),
+            "name": _public_name(profile.given_name(stage), profile.model_path(stage)),
+            "sha256": fingerprint_model(profile.model_path(stage), stage),
         }
         for stage in MODELS
     }
     described["settings"] = {
         name: value for name, value in asdict(profile).items() if name.startswith(("muq_", "prompts_"))
-    }
+    } | {"float32": "ieee"}
     return described
+
+
+def _public_name(given: str, path: Path) -> str:
+    """Return a given name without the folders of a local path; "owner/model" may be either, so `path` decides."""
+    hub_name = HubName.parse(given)
+    if hub_name is not None and f"models--{hub_name.repository.replace('/', '--')}" in path.parts:
+        return given
+    return Path(given).name or path.name
 
 
 def _on_clock(span: dict[str, Any], num_frames: int) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from pipeline.whisper import (
     TimedWord,
     Whisper,
     states,
-    storage_view,
     token_logprobs,
     words_from_path,
 )
@@ -57,7 +56,7 @@ class _Window:
     span: Span  # as it was asked for
     start_s: float  # of the first position
     num_frames: int
-    encoded: Any  # a ctranslate2.StorageView [1, T, D], silence at its end
+    encoded: NDArray[np.float32]  # [1, T, D], silence at its end
 
 
 class EncodedSong:
@@ -177,7 +176,7 @@ class EncodedSong:
         first, end = (round((time_s - encoding.start_s) / TOKEN_STEP_S) for time_s in (start_s, end_s))
         part = encoding.states[:, max(first, 0) : end]
         # With nowhere to look but at singing the decoder denies one line of ten that is sung (pipeline/README.md).
-        encoded = storage_view(np.concatenate([part, self.whisper.silence_after], axis=1))
+        encoded = np.concatenate([part, self.whisper.silence_after], axis=1)
         first_s = encoding.start_s + max(first, 0) * TOKEN_STEP_S
         return _Window((start_s, end_s), first_s, part.shape[1] * _FRAMES_PER_POSITION, encoded)
 

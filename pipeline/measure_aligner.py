@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.aligner import Aligner, CtcAligner, choose_model, load_acoustic_model
+from pipeline.aligner import Aligner, Aligners, check_aligners
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
 from pipeline.lyrics_text import split_words
+from pipeline.model_files.errors import ModelError
 
 ACCOMPANIMENT_SHARE = 0.5  # as the profile miniature
 
@@ -91,17 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--languages", default="", help="of the CSV files by file name, such as es,fr,de,fr")
     options = parser.parse_args(arguments)
     songs = list(read_truth(options.truth, options.languages.split(",") if options.languages else []))
-    aligners: dict[str, CtcAligner] = {}
+    try:
+        check_aligners(options.aligner, {song.language for song in songs})
+    except ModelError as error:
+        parser.error(str(error))
+    aligners = Aligners(options.aligner)
     sys.stdout.write(f"{'song':32} {'words':>6} {'aae':>6} {'median':>6} {'within0.3':>9} evidence highest of others\n")
     for song in songs:
-        name = choose_model(options.aligner, song.language)
-        if name is None:
+        aligner = aligners.for_language(song.language)
+        if aligner is None:
             parser.error(f"{song.name}: {options.aligner} has no model for language {song.language!r}")
-        if name not in aligners:
-            aligners[name] = CtcAligner(load_acoustic_model(name))
         others = [other for other in songs if other is not song]
-        row = measure(song, aligners[name], load_speech(song, options.vocals), others)
-        sys.stdout.write(row + "\n")
+        sys.stdout.write(measure(song, aligner, load_speech(song, options.vocals), others) + "\n")
     return 0
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from pipeline.model_files.errors import ModelError
 from pipeline.vae_latents import VaeCodec
 
 VAE_TOLERANCE = 1e-4  # largest error over largest value, float32; the order of sums alone gives about 1e-6
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = check_g2p(fixture)
         else:
             parser.error(f"{fixture}: expected a folder of a VAE fixture or a .jsonl file")
-    except ValueError as error:  # what every part of the pipeline raises for input that it cannot use
+    except (ValueError, ModelError) as error:  # what the pipeline raises for input that it cannot use
         parser.error(str(error))
     sys.stdout.write(json.dumps(result) + "\n")
     return 0 if result["ok"] else 1

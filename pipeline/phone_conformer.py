@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models import ModelFileError
-from pipeline.weights import check_tensors
+from pipeline.model_files.errors import ModelFileError
+from pipeline.model_files.tensors import check_tensors
 
 HOP_SAMPLES = 160  # of the spectrum at 16 kHz; the stem halves the frames
 NUM_HEADS = 4
 MIN_MEL_ENERGY = 1e-10
 _MAGIC = b"HAMAPK"
 _DTYPES = (np.dtype("<f4"), np.dtype("<f2"))
+_NUMBERED = ("onnx::MatMul_", "onnx::Conv_")
 _PREFIX = "acoustic_model.model."
 # The exporter gave no names to matrices and folded convolutions, only numbers in the order in which they are used.
 _BLOCK_MATRICES = (
@@ -121,11 +122,13 @@ def load_phone_conformer(path: Path) -> PhoneConformer:
     Raises:
         ModelFileError: the file is cut, holds something else, or is of another release.
     """
-    packed = read_pack(path)
     try:
+        packed = read_pack(path)
+        if other := [name for name in packed if name.startswith("onnx::") and not name.startswith(_NUMBERED)]:
+            raise ModelFileError(f"{path}: {other[0]} is unexpected; expected the recogniser of hama 1.7.0")
         tensors = _name_tensors(packed)
         model = PhoneConformer(tensors)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path}: {error}; expected the recogniser of hama 1.7.0") from error
     check_tensors(tensors, model.state_dict(), path)
     model.load_state_dict(tensors)

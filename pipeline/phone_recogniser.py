@@ -7,6 +7,7 @@ English and Mandarin are read by the project's phonemes, other languages in Lati
 
 import re
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from pipeline import letter_sounds
 from pipeline.acoustic_model import count_frames, listen_in_windows
 from pipeline.ctc_aligner import Spelling
+from pipeline.gpu import ieee_float32
 from pipeline.match_words import is_han
-from pipeline.models import ModelFileError, resolve_model
+from pipeline.model_files.config_files import read_config
+from pipeline.model_files.errors import ModelFileError
 from pipeline.phone_conformer import load_phone_conformer
 from pipeline.phonemes_english import read_phrase
 from pipeline.phonemes_mandarin import read_chinese
@@ -61,25 +64,21 @@ class PhoneRecogniser:
     """hama's ASR model as an acoustic model; the sum of its blank and its word boundary is the blank.
 
     Args:
-        name: "miniature".
+        path: of the weights, with the package's vocabulary beside them; what `resolve_model` returns for "miniature".
         device: "cpu" or "cuda".
 
     Raises:
-        ModelNotFoundError: the package is not installed.
-        ModelFileError: the package is of another version.
+        ModelFileError: files that are damaged, or of another version of the package.
     """
 
     onset_lead_s = ONSET_LEAD_S
 
-    def __init__(self, name: str, *, device: str = "cpu") -> None:
+    def __init__(self, path: Path, *, device: str = "cpu") -> None:
         """Load the weights."""
-        path = resolve_model(name, "aligner")
-        from hama.vocab import Vocabulary
-
         self.name, self._device = "hama", device
         self._batch_size = 1 if device == "cpu" else GPU_BATCH_SIZE
         self._model = load_phone_conformer(path).to(device)
-        tokens = [*Vocabulary.load(path.with_name("g2p_vocab.json")).decoder, "<wb>", "<blank>"]
+        tokens = _read_tokens(path.with_name("g2p_vocab.json"), self._model.proj.out_channels)
         self._ids = {token: index for index, token in enumerate(tokens)}
         self.blank = self._ids["<blank>"]
         known = {symbol for table in (_INITIALS, _VOWELS) for row in table.values() for symbol in row.split()}
@@ -118,10 +117,18 @@ class PhoneRecogniser:
         return tuple(tuple(self._ids[symbol] for symbol in sound.split()) for sound in sounds)
 
     def _run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
+        with torch.inference_mode(), ieee_float32():
             log_probs = self._model(torch.from_numpy(windows).to(self._device))
         result: NDArray[np.float32] = log_probs.cpu().numpy()
         return result
+
+
+def _read_tokens(path: Path, num_outputs: int) -> list[str]:
+    """Return the token of every output of the network: phonemes, the word boundary and the blank."""
+    phonemes = read_config(path).get("decoder")
+    if not isinstance(phonemes, list) or len(phonemes) + 2 != num_outputs:
+        raise ModelFileError(f"{path}: expected a list 'decoder' of {num_outputs - 2} phonemes, as of hama 1.7.0")
+    return [*map(str, phonemes), "<wb>", "<blank>"]
 
 
 def _read_han(text: str) -> list[str]:

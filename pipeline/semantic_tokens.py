@@ -3,41 +3,25 @@
 Shape legend: L samples at 24 kHz, T frames of 960 samples (25 Hz), D feature channels.
 """
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from pipeline.codebook import Codebook, Features
-from pipeline.models import ModelFileError, fingerprint_model, read_config
-from pipeline.weights import check_tensors, read_safetensors
+from pipeline.gpu import ieee_float32, run_in_parts
+from pipeline.model_files.errors import ModelFileError
+from pipeline.model_files.fingerprint import fingerprint_model
+from pipeline.muq_weights import load_muq
 from shards.schema import FRAME_RATE_HZ, SEMANTIC_HOP_LENGTH
 
 MonoAudio = NDArray[np.float32]  # [L] at 24 kHz, full scale = 1.0
 
 # The mel front end mirrors 1024 samples at each end and needs more than that: two frames.
 _MIN_WINDOW_FRAMES = 2
-# Where the weights show a size that config.json states.
-_SIZE_KEYS = {
-    "encoder_dim": "model.cls_token",
-    "conv_dim": "model.conv.conv.0.conv1.weight",
-    "codebook_size": "model.linear.weight",
-}
-# Sizes that the weights show in one place or another: none can be larger than their longest axis.
-_BOUNDED_KEYS = (
-    *("codebook_dim", "conv_dim", "num_codebooks", "rvq_n_codebooks", "rvq_multi_layer_num", "label_rate"),
-    *("intermediate_size", "conv_depthwise_kernel_size", "num_conv_pos_embeddings", "num_attention_heads"),
-)
-_MAX_POSITIONS = 1 << 16  # of relative position embeddings: MuQ has 5000 where it has any
-# Settings that load other files or code, or that only MuQ's training uses.
-_UNUSED_SETTINGS = {"rvq_ckpt_path": None, "resume_checkpoint": None, "is_flash": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +54,11 @@ def plan_windows(num_frames: int, window_frames: int, margin_frames: int) -> lis
 
 
 class SemanticTokenizer:
-    """MuQ and a codebook, in float32; the same audio gives the same tokens every time on the same machine."""
+    """MuQ and a codebook, in IEEE float32 on every device, whatever the process allows its GPU to round.
+
+    The same audio gives the same tokens every time on the same machine. Where a GPU has no memory for a batch of
+    windows, fewer of them run together.
+    """
 
     def __init__(
         self,
@@ -119,7 +107,7 @@ class SemanticTokenizer:
         if layer != self._layer:
             raise ModelFileError(f"{path}: fitted on MuQ layer {layer}, but the profile takes {self._layer}")
         muq = codebook.metadata.get("muq_sha256")
-        if muq is not None and muq != fingerprint_model(self._muq_path):
+        if muq is not None and muq != fingerprint_model(self._muq_path, "muq"):
             raise ModelFileError(f"{path}: fitted on another MuQ than {self._muq_path}; fit it again")
         return codebook
 
@@ -142,12 +130,15 @@ class SemanticTokenizer:
         samples = fit_length(audio, num_frames)
         windows = plan_windows(num_frames, self._window_frames, self._margin_frames)
         output = np.empty((num_frames, self.feature_dim), np.float32)
-        for at in range(0, len(windows), self._batch_size):
-            batch = windows[at : at + self._batch_size]
-            rows = [samples[item.start * SEMANTIC_HOP_LENGTH : item.stop * SEMANTIC_HOP_LENGTH] for item in batch]
-            for item, hidden in zip(batch, self._hidden(np.stack(rows)), strict=True):
-                kept = hidden[item.keep_start - item.start : item.keep_stop - item.start]
-                output[item.keep_start : item.keep_stop] = kept
+        batches = [windows[at : at + self._batch_size] for at in range(0, len(windows), self._batch_size)]
+
+        def run(part: Sequence[_Window]) -> Features:
+            rows = [samples[item.start * SEMANTIC_HOP_LENGTH : item.stop * SEMANTIC_HOP_LENGTH] for item in part]
+            return self._hidden(np.stack(rows))
+
+        for item, hidden in zip(windows, run_in_parts(run, batches), strict=True):
+            kept = hidden[item.keep_start - item.start : item.keep_stop - item.start]
+            output[item.keep_start : item.keep_stop] = kept
         return output
 
     @torch.inference_mode()
@@ -155,7 +146,8 @@ class SemanticTokenizer:
         num_frames = samples.shape[1] // SEMANTIC_HOP_LENGTH
         missing = max(_MIN_WINDOW_FRAMES - num_frames, 0) * SEMANTIC_HOP_LENGTH
         padded = torch.from_numpy(np.pad(samples, ((0, 0), (0, missing)))).to(self._device)
-        hidden = self._muq(padded, output_hidden_states=True).hidden_states[self._layer]
+        with ieee_float32():
+            hidden = self._muq(padded, output_hidden_states=True).hidden_states[self._layer]
         result: NDArray[np.float32] = hidden[:, :num_frames].float().cpu().numpy()
         return result
 
@@ -173,82 +165,3 @@ def fit_length(audio: MonoAudio, num_frames: int) -> MonoAudio:
     if not np.isfinite(audio).all():
         raise ValueError("audio holds samples that are not finite")
     return np.pad(audio[:expected], (0, max(0, expected - len(audio))))
-
-
-def load_muq(folder: Path, layer: int) -> Any:  # muq.MuQ; the package is untyped
-    """Load MuQ (`config.json` and `model.safetensors`, as on the hub) in float32, cut off after `layer`.
-
-    Raises:
-        ModelFileError: damaged files, unknown settings, or weights that do not fit them.
-    """
-    settings = read_config(folder / "config.json")
-    tensors = read_safetensors(folder / "model.safetensors", "MuQ's weights")
-    model = _build_muq(settings, tensors, folder)
-    _load_strictly(model, tensors, folder / "model.safetensors")
-    conformer = model.model.conformer
-    if not 0 <= layer <= len(conformer.layers):
-        raise ModelFileError(f"{folder}: no hidden state {layer}, MuQ has 0 to {len(conformer.layers)}")
-    if layer < len(conformer.layers):
-        # Later layers cost time only; the norm after the last one belongs to the last hidden state alone.
-        conformer.layers = conformer.layers[:layer]
-        conformer.layer_norm = nn.Identity()
-    model.model.linear = nn.Identity()  # scores of MuQ's own targets, which only its training uses
-    return model.eval().requires_grad_(False)
-
-
-def _build_muq(settings: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> Any:
-    from muq import MuQ, MuQConfig
-
-    unknown = sorted(set(settings) - {item.name for item in fields(MuQConfig)})
-    if unknown:
-        raise ModelFileError(f"{folder}: config.json has settings {unknown} that MuQ does not know")
-    if settings.get("use_encodec_target"):
-        raise ModelFileError(f"{folder}: use_encodec_target needs a model that is downloaded on loading")
-    config = MuQConfig(**(settings | _UNUSED_SETTINGS))
-    # Sizes are compared before anything is built, or a wrong number could take all memory.
-    for name, key in _SIZE_KEYS.items():
-        found = tuple(tensors[key].shape)[:1] if key in tensors else ()
-        if (getattr(config, name),) != found:
-            raise ModelFileError(f"{folder}: config.json says {name} {getattr(config, name)}, {key} has {found}")
-    depth = len({key.split(".")[3] for key in tensors if key.startswith("model.conformer.layers.")})
-    if config.encoder_depth != depth:
-        raise ModelFileError(
-            f"{folder}: config.json says encoder_depth {config.encoder_depth}, the weights have {depth} layers"
-        )
-    _check_sizes(settings, tensors, folder)
-    with _own_random_state():
-        try:
-            return MuQ(config)
-        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
-            raise ModelFileError(f"{folder}: MuQ cannot be built from config.json: {error!r}") from error
-
-
-def _check_sizes(settings: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None:
-    inner = settings.get("w2v2_config")
-    longest = max((axis for tensor in tensors.values() for axis in tensor.shape), default=0)
-    limits = dict.fromkeys(_BOUNDED_KEYS, max(longest, FRAME_RATE_HZ)) | {"max_source_positions": _MAX_POSITIONS}
-    for name, value in (settings | (inner if isinstance(inner, dict) else {})).items():
-        if name in limits and not (type(value) is int and 0 <= value <= limits[name]):
-            raise ModelFileError(
-                f"{folder}: config.json says {name} {value!r}, expected 0 to {limits[name]}: the weights are smaller"
-            )
-
-
-@contextmanager
-def _own_random_state() -> Iterator[None]:
-    """Keep the caller's random numbers: MuQ's constructor seeds the global generators."""
-    python_state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(python_state)
-
-
-def _load_strictly(model: Any, tensors: dict[str, Tensor], path: Path) -> None:
-    state = {}
-    for key, value in tensors.items():
-        # Weights saved with older versions of PyTorch spell weight norm otherwise.
-        renamed = key.replace("conv.weight_g", "conv.parametrizations.weight.original0")
-        renamed = renamed.replace("conv.weight_v", "conv.parametrizations.weight.original1")
-        state[renamed] = value.float() if value.is_floating_point() else value
-    check_tensors(state, model.state_dict(), path)
-    model.load_state_dict(state, strict=True)

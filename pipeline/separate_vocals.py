@@ -1,6 +1,7 @@
 """Vocals out of the mix, by Demucs."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -32,7 +33,7 @@ class SeparateVocals(Stage):
     class Config:
         """How the separator runs."""
 
-        model_name: str
+        model_path: Path  # what `Profile.model_path("separator")` returns
         overlap: float = 0.25  # of a segment; Demucs' own default
         accompaniment_share: float = 0.0  # of the accompaniment in song.speech, as amplitude
         batch_size: int = 1  # segments of a song that run together: worth it on a GPU only
@@ -51,9 +52,9 @@ class SeparateVocals(Stage):
         from pipeline.separator_weights import load_separator
 
         config = self.config
-        model = load_separator(config.model_name)
+        model = load_separator(config.model_path)
         if "vocals" not in model.sources:
-            raise StageError(f"separator {config.model_name}: sources {model.sources}, expected one named vocals")
+            raise StageError(f"separator {config.model_path}: sources {model.sources}, expected one named vocals")
         self._separator = StreamSeparator(
             model,
             "vocals",

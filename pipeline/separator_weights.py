@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
-from pipeline.models import ModelFileError, read_config, resolve_model
-from pipeline.weights import WithoutInitialisation, check_tensors, read_safetensors
+from pipeline.model_files.config_files import read_config
+from pipeline.model_files.errors import ModelFileError
+from pipeline.model_files.stage_files import MissingFilesError, find_files, read_bag
+from pipeline.model_files.tensors import WithoutInitialisation, check_tensors, read_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -23,47 +24,36 @@ _NO_START = {"emb_smooth": False, "rescale": 0}  # computed on the device "meta"
 _CLASSES = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
 # Demucs' own models stay far below: 384 channels at most in a setting, 8 levels, 10 layers, 44 s.
 _MAX_SIZE, _MAX_REPEATS, _MAX_SEGMENT_S, _MAX_SAMPLE_RATE_HZ = 1 << 16, 64, 600, 192_000
-_MAX_LIST_BYTES = 1 << 20
 _REPEATS = ("depth", "t_layers", "dconv_depth", "lstm_layers", "resample", "multi_freqs_depth")
 
 
-def load_separator(name: str) -> Any:  # demucs has no common type for a model and a bag of models
-    """Load the separator that a name stands for.
+def load_separator(path: Path) -> Any:  # demucs has no common type for a model and a bag of models
+    """Load a separator from the folder that `Profile.model_path("separator")` returns.
 
-    A folder holds config.json (arguments of HTDemucs) and model.safetensors, or, as on the hub of demucs 4.1, a yaml
-    that lists safetensors files.
+    It holds config.json (arguments of HTDemucs) and model.safetensors, or, as on the hub of demucs 4.1, a yaml that
+    lists safetensors files.
 
     Raises:
-        ModelNotFoundError: see `pipeline.models.resolve_model`.
-        ModelFileError: a file that is damaged or not a Demucs model.
+        ModelFileError: a file that is missing, damaged or not a Demucs model.
     """
-    folder = resolve_model(name, "separator")
-    if not folder.is_dir():
-        raise ModelFileError(
-            f"{folder}: expected a folder with config.json and model.safetensors, or a yaml and its files"
-        )
-    if (folder / "config.json").exists():
-        tensors = read_safetensors(folder / "model.safetensors", "the weights of a separator")
-        settings = read_config(folder / "config.json")
-        return _build(_CLASSES[0], [], settings, tensors, folder / "model.safetensors")
-    lists = sorted(folder.glob("*.yaml"))
-    if len(lists) != 1:
-        raise ModelFileError(f"{folder}: {len(lists)} yaml files, expected one that lists the models")
-    return _load_bag(lists[0])
+    expected = "expected a folder with config.json and model.safetensors, or with a yaml and its files"
+    if not path.is_dir():
+        raise ModelFileError(f"{path}: {expected}")
+    try:
+        first = find_files("separator", path)[0]
+    except MissingFilesError as error:
+        raise ModelFileError(f"{path}: {error}; {expected}") from error
+    if first.name == "config.json":
+        tensors = read_safetensors(path / "model.safetensors", "the weights of a separator")
+        return _build(_CLASSES[0], [], read_config(first), tensors, path / "model.safetensors")
+    return _load_bag(first)
 
 
 def _load_bag(path: Path) -> Any:
     from demucs.apply import BagOfModels
 
-    try:
-        if path.stat().st_size > _MAX_LIST_BYTES:
-            raise ModelFileError(f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_LIST_BYTES}")
-        bag = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ModelFileError(f"{path}: {error}; expected a readable list of models") from error
-    names = bag.get("models") if isinstance(bag, dict) else None
-    if not (isinstance(names, list) and names and all(isinstance(n, str) and n.isalnum() for n in names)):
-        raise ModelFileError(f"{path}: expected a list 'models' of signatures")
+    bag: dict[str, Any] = read_bag(path)
+    names = bag["models"]
     models = [_load_member(path.with_name(f"{name}.safetensors")) for name in names]
     weights, segment = bag.get("weights"), bag.get("segment")
     num_sources = len(models[0].sources)

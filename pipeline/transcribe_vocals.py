@@ -1,6 +1,7 @@
 """What is sung, by an independent ear: its language, its words and their times, and whether it is singing at all."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -41,7 +42,7 @@ class TranscribeVocals(Stage):
     class Config:
         """Which recogniser, and where it runs."""
 
-        model_name: str
+        model_path: Path  # of the recogniser
         device: str = "cpu"
         threads: int = 1
         language: str = "auto"  # ISO 639-1, or auto: what is sung
@@ -52,7 +53,7 @@ class TranscribeVocals(Stage):
 
     def setup(self) -> None:
         """Load the recogniser and the voice detector."""
-        self._whisper: Whisper = load_whisper(self.config.model_name, "asr", self.config.device, self.config.threads)
+        self._whisper: Whisper = load_whisper(self.config.model_path, self.config.device, self.config.threads)
         self._detector = VoiceDetector(self.config.device)
 
     def process(self, song: Song) -> Song | Drop:

@@ -1,5 +1,6 @@
 """What a recogniser hears in a song: voice activity, then language and words of every window from one encoding."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.encoded_song import EncodedSong, in_batches
+from pipeline.gpu import run_in_parts
 from pipeline.hallucinations import MIN_SEGMENT_LOGPROB, is_stuck
 from pipeline.lyrics_text import split_words
 from pipeline.match_words import sound_key
 from pipeline.voice_detector import VoiceDetector
-from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper
+from pipeline.whisper import MAX_WINDOW_S, TimedWord, Whisper, pick
 
 # In a row; ours. Whisper's own way out of a loop is to draw at random, which is no two times alike.
 NO_REPEAT_TOKENS = 3
@@ -56,11 +58,15 @@ class Listening:
             return totals
         total_s = sum(w.voiced_s for w in self.windows)
         for batch, encoded in zip(in_batches(self.windows), self.encoded.batches, strict=True):
-            for window, found in zip(batch, self._whisper.model.detect_language(encoded), strict=True):
+            results = run_in_parts(functools.partial(self._ask_language, encoded), [range(len(batch))])
+            for window, found in zip(batch, results, strict=True):
                 for token, probability in found:
                     code = token[2:-2]  # <|en|>
                     totals[code] = totals.get(code, 0.0) + probability * window.voiced_s / total_s
         return totals
+
+    def _ask_language(self, encoded: Any, rows: Sequence[int]) -> Any:
+        return self._whisper.model.detect_language(pick(encoded, rows))
 
     def transcribe(self, language: str) -> list[Segment]:
         """Return what is heard in every window, taken as `language`, every word timed.
@@ -86,15 +92,20 @@ class Listening:
         return segments
 
     def _decode(self, encoded: Any, num_windows: int, language: str, **settings: int) -> tuple[list[Any], list[str]]:
-        results = self._whisper.model.generate(
-            encoded,
-            [self._whisper.prompt(language)] * num_windows,
-            beam_size=BEAM_SIZE,
-            return_scores=True,
-            return_no_speech_prob=True,
-            suppress_blank=True,
-            **settings,
-        )
+        prompt = self._whisper.prompt(language)
+
+        def decode(rows: Sequence[int]) -> Any:
+            return self._whisper.model.generate(
+                pick(encoded, rows),
+                [prompt] * len(rows),
+                beam_size=BEAM_SIZE,
+                return_scores=True,
+                return_no_speech_prob=True,
+                suppress_blank=True,
+                **settings,
+            )
+
+        results = list(run_in_parts(decode, [range(num_windows)]))
         return results, [self._whisper.decode(result.sequences_ids[0]) for result in results]
 
 

@@ -6,7 +6,6 @@ over or of another shape is an error that says the checkpoint's own key.
 """
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.models import ModelFileError, read_config
-from pipeline.weights import check_tensors, read_safetensors, read_torch_file
+from pipeline.model_files.config_files import read_config
+from pipeline.model_files.errors import ModelFileError
+from pipeline.model_files.stage_files import MissingFilesError, find_vae_files
+from pipeline.model_files.tensors import check_tensors, read_safetensors, read_torch_file
+from pipeline.quiet_libraries import without_weight_norm_warning
 from shards.schema import LATENT_CHANNELS, LATENT_SAMPLE_RATE_HZ
 
 RESIDUAL_DILATIONS = (1, 3, 9)  # of the three residual units in each block; fixed in both libraries
 RESIDUAL_KERNEL = 7
 
-_WEIGHT_NAMES = (
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors",
-    "weights.safetensors",
-    "autoencoder_music_dsp1920.ckpt",
-)
-_CONFIG_NAMES = ("config.json", "stable_audio_1920_vae.json")
 _MAX_BLOCKS, _MAX_WIDTH, _MAX_RATE = 16, 1 << 16, 1_000_000
 # Position of each part in the Sequential lists of stable-audio-tools.
 _RESIDUAL_PARTS = {"snake1": 0, "conv1": 1, "snake2": 2, "conv2": 3}
@@ -72,12 +67,15 @@ def load_oobleck(path: Path) -> tuple[Any, OobleckConfig]:  # AutoencoderOobleck
     """Load a VAE in float32 on the CPU, for inference, with its weight norm folded in.
 
     Args:
-        path: a folder or a weights file. A file without a JSON beside it is taken for "stable audio 1920".
+        path: a folder or a weights file. A checkpoint without a JSON beside it is taken for "stable audio 1920".
 
     Raises:
         ModelFileError: unsafe or damaged files, unknown settings, or weights that do not fit them.
     """
-    weights, config_path = _find_files(path)
+    try:
+        weights, config_path = find_vae_files(path)
+    except MissingFilesError as error:
+        raise ModelFileError(f"{path}: {error}; expected the weights of a VAE and their config") from error
     config = OobleckConfig() if config_path is None else parse_config(read_config(config_path), config_path)
     read = read_safetensors if weights.suffix == ".safetensors" else read_torch_file
     tensors = _unify_keys(read(weights, "an Oobleck VAE"), weights)
@@ -87,18 +85,6 @@ def load_oobleck(path: Path) -> tuple[Any, OobleckConfig]:  # AutoencoderOobleck
         if hasattr(module, "weight_g"):
             nn.utils.remove_weight_norm(module)
     return model.eval().requires_grad_(False), config
-
-
-def _find_files(path: Path) -> tuple[Path, Path | None]:
-    folder = path if path.is_dir() else path.parent
-    config_names = _CONFIG_NAMES if path.is_dir() else (f"{path.stem}.json", *_CONFIG_NAMES)
-    configs = [folder / name for name in config_names if (folder / name).is_file()]
-    if path.is_file():
-        return path, configs[0] if configs else None
-    weights = [folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()]
-    if not weights:
-        raise ModelFileError(f"{folder}: no VAE weights, expected one of {', '.join(_WEIGHT_NAMES)}")
-    return weights[0], configs[0] if configs else None
 
 
 def parse_config(config: Mapping[str, Any], path: Path) -> OobleckConfig:
@@ -187,9 +173,8 @@ def _build(config: OobleckConfig) -> Any:
     from diffusers import AutoencoderOobleck
 
     factory: Any = AutoencoderOobleck  # untyped
-    # No memory is taken before the shapes are known to fit the weights. The warning is about diffusers' own code.
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*weight_norm.*deprecated", FutureWarning)
+    # No memory is taken before the shapes are known to fit the weights.
+    with torch.device("meta"), without_weight_norm_warning():
         model = factory(
             encoder_hidden_size=config.encoder_channels,
             downsampling_ratios=list(config.strides),

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.audio import Audio, to_mono
-from pipeline.models import ModelFileError
+from pipeline.gpu import ieee_float32, run_in_parts
+from pipeline.model_files.errors import ModelFileError
 from pipeline.vae_checkpoint import context_frames, load_oobleck
 from shards.schema import FRAME_RATE_HZ, PROMPT_FRAMES, count_frames
 
@@ -27,10 +28,11 @@ class AudioLengthError(ValueError):
 
 
 class VaeCodec:
-    """The stable-audio VAE of `pipeline.vae_checkpoint.load_oobleck`, in float32.
+    """The stable-audio VAE of `pipeline.vae_checkpoint.load_oobleck`, in IEEE float32 whatever a GPU may round.
 
     Songs are encoded and decoded in chunks with as many frames of context as the network reaches, so the result does
-    not depend on `chunk_frames` (up to rounding) and the network's memory does not grow with the song.
+    not depend on `chunk_frames` (up to rounding) and the network's memory does not grow with the song. Where a GPU has
+    no memory for a batch of chunks, fewer of them run together.
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", chunk_frames: int = 250, batch_size: int = 1) -> None:
@@ -119,15 +121,19 @@ class VaeCodec:
             _Chunk(start, min(start + self._chunk_frames, num_frames), context, num_frames)
             for start in range(0, num_frames, self._chunk_frames)
         ]
+        alike = [list(group) for _, group in groupby(chunks, key=lambda chunk: chunk.last - chunk.first)]
+        batches = (part[at : at + self._batch_size] for part in alike for at in range(0, len(part), self._batch_size))
+
+        def run(part: Sequence[_Chunk]) -> Audio:
+            stacked = np.stack([inputs[:, chunk.first * in_hop : chunk.last * in_hop] for chunk in part])
+            with ieee_float32():
+                rows: Audio = network(torch.from_numpy(stacked).to(self._device)).cpu().numpy()
+            return rows
+
         outputs: list[Audio] = []
-        for _, group in groupby(chunks, key=lambda chunk: chunk.last - chunk.first):
-            alike = list(group)
-            for batch in (alike[at : at + self._batch_size] for at in range(0, len(alike), self._batch_size)):
-                stacked = np.stack([inputs[:, chunk.first * in_hop : chunk.last * in_hop] for chunk in batch])
-                rows = network(torch.from_numpy(stacked).to(self._device)).cpu().numpy()
-                for chunk, row in zip(batch, rows, strict=True):
-                    offset = chunk.start - chunk.first
-                    outputs.append(row[:, offset * out_hop : (offset + chunk.stop - chunk.start) * out_hop])
+        for chunk, row in zip(chunks, run_in_parts(run, batches), strict=True):
+            offset = chunk.start - chunk.first
+            outputs.append(row[:, offset * out_hop : (offset + chunk.stop - chunk.start) * out_hop])
         return np.concatenate(outputs, axis=1)
 
 

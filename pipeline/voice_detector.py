@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
+from pipeline.gpu import ieee_float32, run_in_parts
 
 # WhisperX's defaults for the model: probability at which the voice sets in and ends.
 VAD_ONSET, VAD_OFFSET = 0.5, 0.363
@@ -55,27 +56,28 @@ class VoiceDetector:
         """Return the probability of a voice in every frame, from overlapping windows whose middle counts most."""
         num_frames = int(len(samples) / SPEECH_SAMPLE_RATE_HZ / VOICE_STEP_S) + 1
         total, weight = np.zeros(num_frames, np.float32), np.zeros(num_frames, np.float32)
-        start_s = 0.0
-        for batch in self._run(samples):
-            for part in batch:
-                first = round(start_s / VOICE_STEP_S)
-                counts = np.hamming(len(part)).astype(np.float32)[: num_frames - first]
-                total[first : first + len(part)] += counts * part[: num_frames - first]
-                weight[first : first + len(part)] += counts
-                start_s += VAD_STEP_S
+        for k, part in enumerate(self._run(samples)):
+            first = round(k * VAD_STEP_S / VOICE_STEP_S)
+            counts = np.hamming(len(part)).astype(np.float32)[: num_frames - first]
+            total[first : first + len(part)] += counts * part[: num_frames - first]
+            weight[first : first + len(part)] += counts
         probability: NDArray[np.float32] = total / np.maximum(weight, 1e-6)
         return probability
 
     def _run(self, samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """Yield the model's output for the windows of a song, [B, F], the last one filled up with silence."""
+        """Yield the model's output for every window of a song, [F], the last window filled up with silence."""
         import torch
 
         size, step = (int(seconds * SPEECH_SAMPLE_RATE_HZ) for seconds in (VAD_WINDOW_S, VAD_STEP_S))
         num_steps = max(-(-(len(samples) - size) // step), 0)
         padded = torch.from_numpy(np.pad(samples, (0, num_steps * step + size - len(samples))))
-        for windows in padded.unfold(0, size, step).split(VAD_BATCH):
-            with torch.inference_mode():
-                yield self._network(windows.to(self._device)).cpu().numpy()
+
+        def run(windows: list[torch.Tensor]) -> NDArray[np.float32]:
+            with torch.inference_mode(), ieee_float32():
+                probability: NDArray[np.float32] = self._network(torch.stack(windows).to(self._device)).cpu().numpy()
+            return probability
+
+        yield from run_in_parts(run, padded.unfold(0, size, step).split(VAD_BATCH))
 
 
 def find_spans(probability: NDArray[np.float32]) -> list[Span]:

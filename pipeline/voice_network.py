@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.models import ModelFileError
-from pipeline.weights import check_tensors, read_torch_file
+from pipeline.model_files.errors import ModelFileError
+from pipeline.model_files.tensors import check_tensors, read_torch_file
 
 NUM_FILTERS, FILTER_SAMPLES, FILTER_STRIDE = 80, 251, 10
 MIN_FILTER_HZ = 50

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ
-from pipeline.models import resolve_model
+from pipeline.gpu import run_in_parts
+from pipeline.whisper_files import open_whisper
 
 MAX_WINDOW_S = 30.0  # Whisper's receptive field
 FRAME_S, MAX_FRAMES = 0.01, 3000  # of the encoder's input
@@ -46,21 +47,16 @@ class Whisper:
 
     Args:
         path: what `resolve_model` returns for the stages "asr" and "verifier".
-        device: "cpu" or "cuda".
+        device: "cpu", or "cuda": the first GPU that the process sees.
         threads: CPU threads of one call.
+
+    Raises:
+        ModelFileError: the folder's files are damaged, or not those of one Whisper.
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int = 1) -> None:
         """Load the weights."""
-        from faster_whisper import WhisperModel
-
-        self._model = WhisperModel(
-            str(path),
-            device=device,
-            compute_type="float16" if device == "cuda" else "int8",
-            cpu_threads=threads,
-            local_files_only=True,
-        )
+        self._model = open_whisper(path, device, threads)
         self._device = device
         self.model = self._model.model  # the ctranslate2.models.Whisper itself
         self.is_multilingual = bool(self._model.model.is_multilingual)
@@ -86,10 +82,18 @@ class Whisper:
 
         extract = self._model.feature_extractor
         features = [pad_or_trim(extract(w, padding=True)[..., :-1], num_frames) for w in windows]
-        if self._device != "cpu":
-            return self._model.encode(np.stack(features))
         # One by one is as fast on a CPU, and the scores of attention take 72 MB a window (180 MB with large-v3).
-        return storage_view(np.concatenate([states(self._model.encode(window[None])) for window in features]))
+        batches = [[window] for window in features] if self._device == "cpu" else [features]
+        rows = list(run_in_parts(self._encode_batch, batches))
+        first = rows[0][0]
+        if all(view is first for view, _ in rows):
+            return first
+        return storage_view(np.concatenate([states(view)[row : row + 1] for view, row in rows]))
+
+    def _encode_batch(self, features: Sequence[NDArray[np.float32]]) -> list[tuple[Any, int]]:
+        """Return where each window's output is: in which StorageView, and in which row of it."""
+        view = self._model.encode(np.stack(features))
+        return [(view, row) for row in range(len(features))]
 
     def prompt(self, language: str) -> list[int]:
         """Return the tokens that ask for a transcription without time stamps."""
@@ -116,8 +120,14 @@ class Whisper:
         tokens = [self.tokenize(window, language) for window in words]
         flat: list[list[int]] = [sum(window, [])[:MAX_ALIGN_TOKENS] for window in tokens]
         num_frames = [min(int((end_s - start_s) / FRAME_S), MAX_FRAMES) for start_s, end_s in spans]
-        results = self.model.align(encoded, self._tokenizer(language).sot_sequence, flat, num_frames)
+        sequence = self._tokenizer(language).sot_sequence
+
+        def place(rows: Sequence[int]) -> Any:
+            texts, frames = [flat[k] for k in rows], [num_frames[k] for k in rows]
+            return self.model.align(pick(encoded, rows), sequence, texts, frames)
+
         timed = []
+        results = run_in_parts(place, [range(len(words))])
         for result, window, (start_s, end_s) in zip(results, tokens, spans, strict=True):
             lengths = np.diff(np.minimum(np.cumsum([0, *map(len, window)]), MAX_ALIGN_TOKENS)).tolist()
             timed.append(words_from_path(result.alignments, result.text_token_probs, lengths, start_s, end_s))
@@ -128,16 +138,20 @@ class Whisper:
         tokenizer = self._tokenizer(language)
         return [tokenizer.encode(word if language in _UNSPACED else f" {word}") for word in words]
 
-    def read(self, encoded: Any, text: Sequence[int], num_frames: int, language: str) -> Any:
+    def read(self, encoded: NDArray[np.float32], text: Sequence[int], num_frames: int, language: str) -> Any:
         """Return the probabilities of a text's tokens in one encoded window, and their path through `num_frames`.
 
         Args:
-            encoded: the encoder's output, one entry.
+            encoded: [1, T, D], the encoder's output (see `states`) or a part of it, with silence at its end.
             text: at most `MAX_ALIGN_TOKENS` tokens.
             num_frames: of the window, 100 a second; `NO_PATH_FRAMES` where the path is not asked for.
             language: an ISO 639-1 code.
         """
-        return self.model.align(encoded, self._tokenizer(language).sot_sequence, [list(text)], num_frames)[0]
+        # CTranslate2 takes states of so many positions for features, and encodes them again (its is_encoded looks at
+        # the shape alone): every word would seem improbable. Of the silence one position less changes nothing.
+        part = encoded[:, :-1] if encoded.shape[1] == self.model.n_mels else encoded
+        sequence = self._tokenizer(language).sot_sequence
+        return self.model.align(storage_view(part), sequence, [list(text)], num_frames)[0]
 
     @functools.lru_cache(maxsize=256)  # noqa: B019  # one Whisper lives as long as its process
     def silent_logprobs(self, text: tuple[int, ...], language: str) -> NDArray[np.float64]:
@@ -160,8 +174,8 @@ class Whisper:
         return states(self.encode([np.zeros(int(SILENCE_S * SPEECH_SAMPLE_RATE_HZ), dtype=np.float32)]))
 
     @functools.cached_property
-    def _silence(self) -> Any:
-        return storage_view(self._silent_states[:, ::SILENCE_STRIDE])
+    def _silence(self) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self._silent_states[:, ::SILENCE_STRIDE])
 
     def _tokenizer(self, language: str) -> Any:
         from faster_whisper.tokenizer import Tokenizer
@@ -170,13 +184,9 @@ class Whisper:
         return Tokenizer(self._model.hf_tokenizer, self.is_multilingual, task="transcribe", language=language)
 
 
-def load_whisper(name: str, stage: str, device: str, threads: int) -> Whisper:
-    """Return the Whisper of a stage ("asr" or "verifier"); both share the weights where they name the same model."""
-    return _load(resolve_model(name, stage), device, threads)
-
-
 @functools.lru_cache(maxsize=2)
-def _load(path: Path, device: str, threads: int) -> Whisper:
+def load_whisper(path: Path, device: str, threads: int) -> Whisper:
+    """Return the Whisper of a folder; recogniser and verifier share the weights where they are one model."""
     return Whisper(path, device=device, threads=threads)
 
 
@@ -186,8 +196,16 @@ def token_logprobs(reading: Any) -> NDArray[np.float64]:
     return logprobs
 
 
+def pick(encoded: Any, rows: Sequence[int]) -> Any:
+    """Return the encoder's output for some of its windows, in order; for all of them it is no copy."""
+    return encoded if len(rows) == encoded.shape[0] else storage_view(states(encoded)[list(rows)])
+
+
 def states(encoded: Any) -> NDArray[np.float32]:
-    """Return an encoder's output as an array, [B, T, D] in the type of the model; on a CPU it is no copy."""
+    """Return an encoder's output as an array, [B, T, D]; on a CPU it is no copy.
+
+    float16 on most GPUs: a type that NumPy has, unlike bfloat16, is one reason for `whisper_files.GPU_TYPES`.
+    """
     import ctranslate2
 
     array: NDArray[np.float32] = np.asarray(

@@ -1,8 +1,12 @@
 """Formats of one line of text per sung line: plain, with section tags (Suno, ACE-Step, YuE), or stamped (LRC)."""
 
+import re
 from collections.abc import Callable, Iterator
 
 from pipeline.lyric_formats.document import Document, TextLine, TextSection
+
+_BRACKETS = str.maketrans("[]", "()")
+_STAMP = re.compile(r"<(\d{1,3}:[\d:.]*)>")
 
 
 def write_plain(document: Document) -> str:
@@ -33,8 +37,8 @@ def _write_sections(document: Document, name: Callable[[TextSection], str]) -> s
 def write_lrc(document: Document) -> str:
     """Write LRC: title, artist and length, stamped section tags, stamped lines with word stamps where there are any."""
     tags = [("ti", document.title), ("ar", document.artist)]
-    out = [f"[{key}:{value}]" for key, value in tags if value]
-    out += [] if document.duration_s is None else [f"[length:{_stamp(document.duration_s)}]"]
+    out = [f"[{key}:{plain_text(value)}]" for key, value in tags if value]
+    out += [] if document.duration_s is None else [f"[length:{stamp(document.duration_s)}]"]
     for section in document.sections:
         out += _write_stamped(section) if section.label else ["", *(_write_line(line) for line in section.lines)]
     return "\n".join(out).lstrip("\n") + "\n"
@@ -42,14 +46,14 @@ def write_lrc(document: Document) -> str:
 
 def _write_stamped(section: TextSection) -> Iterator[str]:
     manner = f" - {section.description}" if section.description else ""
-    start = "" if section.start_s is None else f"[{_stamp(section.start_s)}]"
+    start = "" if section.start_s is None else f"[{stamp(section.start_s)}]"
     yield f"{start}[{section.display_name}{manner}]"
     yield from map(_write_line, section.lines)
 
 
 def _write_line(line: TextLine) -> str:
-    words = " ".join(f"<{_stamp(start_s)}>{word}" for word, start_s in line.words)
-    return ("" if line.start_s is None else f"[{_stamp(line.start_s)}]") + (words or line.text)
+    words = " ".join(f"<{stamp(start_s)}>{plain_text(word)}" for word, start_s in line.words)
+    return ("" if line.start_s is None else f"[{stamp(line.start_s)}]") + (words or plain_text(line.text))
 
 
 def write_diffrhythm(document: Document) -> str:
@@ -57,9 +61,16 @@ def write_diffrhythm(document: Document) -> str:
     lines = sorted(
         (line for section in document.sections for line in section.lines), key=lambda line: line.start_s or 0.0
     )
-    return "\n".join(f"[{_stamp(line.start_s or 0.0)}]{line.text}" for line in lines) + "\n"
+    return "\n".join(f"[{stamp(line.start_s or 0.0)}]{plain_text(line.text)}" for line in lines) + "\n"
 
 
-def _stamp(time_s: float) -> str:
+def stamp(time_s: float) -> str:
+    """Return seconds as LRC has them: `mm:ss.xx`."""
     centis = round(time_s * 100)
     return f"{centis // 6000:02d}:{centis // 100 % 60:02d}.{centis % 100:02d}"
+
+
+def plain_text(text: str) -> str:
+    """Return text that LRC cannot take for a stamp, a tag or another line: `[1:23]` becomes `(1:23)`."""
+    one_line = " ".join(text.split())
+    return _STAMP.sub(r"(\1)", one_line.translate(_BRACKETS))

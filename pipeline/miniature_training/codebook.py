@@ -10,8 +10,8 @@ from pipeline.codebook import CodebookReport, Features
 from pipeline.codebook_fitter import CodebookFitter
 from pipeline.miniature_training.corpus import Stems
 from pipeline.miniature_training.muq import to_input
-from pipeline.models import fingerprint_model
-from pipeline.profiles import get_profile
+from pipeline.model_files.fingerprint import fingerprint_model
+from pipeline.model_files.profiles import get_profile
 from pipeline.semantic_tokens import SemanticTokenizer
 from shards.schema import LATENT_SAMPLE_RATE_HZ, count_frames
 
@@ -37,7 +37,7 @@ def train(songs: list[Stems], folder: Path, *, muq_folder: Path, seed: int, pass
     fitter.finish_step()
     metadata = {
         "muq_layer": layer,
-        "muq_sha256": fingerprint_model(muq_folder),
+        "muq_sha256": fingerprint_model(muq_folder, "muq"),
         "fitted_on": f"{len(songs)} synthetic songs",
     }
     codebook = fitter.codebook(metadata)

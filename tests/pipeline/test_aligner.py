@@ -1,18 +1,21 @@
 """Which aligner serves which language, and what is said where its model cannot be had."""
 
+import gc
 import logging
+import socket
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import aligner, models
-from pipeline.aligner import Aligners, check_aligner, choose_model
-from pipeline.aligner_models import ALIGNER_REPOSITORIES
+from pipeline import aligner
+from pipeline.aligner import AUTOMATIC, Aligners, check_aligner, check_aligners, choose_model
 from pipeline.ctc_aligner import Spelling
-from pipeline.models import ModelNotFoundError
-from pipeline.profiles import PROFILES
+from pipeline.model_files.errors import ModelNotFoundError
+from pipeline.model_files.hub_repositories import ALIGNER_REPOSITORIES
+from pipeline.model_files.profiles import PROFILES
 
 
 class FakeModel:
@@ -70,22 +73,37 @@ def test_a_language_without_a_model_has_attention_alone_and_the_log_says_so(capl
 
 
 def test_a_language_whose_model_is_missing_stops() -> None:
+    """Also where a hub might have it: only the driver downloads."""
     with pytest.raises(ModelNotFoundError) as raised:
         Aligners("wav2vec2").for_language("fr")
     message = str(raised.value)
-    assert "model 'wav2vec2-fr' for stage 'aligner' not found" in message
+    assert message.startswith("aligner of language 'fr': model 'wav2vec2-fr' for stage 'aligner' not found on ")
+    assert socket.gethostname() in message
     assert "jonatasgrosman/wav2vec2-large-xlsr-53-french" in message
-    assert all(way in message for way in ("(1)", "(2)", "(3)"))
+    assert "nothing is downloaded while a job runs" in message
+    assert "`python jobs/models.py fetch --languages fr`" in message
 
 
-def test_a_model_runs_once_per_song_and_loads_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = []
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[FakeModel]:
+    """Return the models that were loaded, in order; every name has one."""
+    models: list[FakeModel] = []
 
-    def load(name: str, *, device: str) -> FakeModel:
-        loaded.append(FakeModel())
-        return loaded[-1]
+    def load(path: Path, name: str, *, device: str) -> FakeModel:
+        models.append(FakeModel())
+        models[-1].name = f"{name} of {path} on {device}"
+        return models[-1]
+
+    def resolve(name: str, stage: str, *, may_download: bool) -> Path:
+        assert (stage, may_download) == ("aligner", False)
+        return Path("models") / name
 
     monkeypatch.setattr(aligner, "load_acoustic_model", load)
+    monkeypatch.setattr(aligner, "resolve_model", resolve)
+    return models
+
+
+def test_a_model_runs_once_per_song_and_loads_once(loaded: list[FakeModel]) -> None:
     aligners = Aligners("owner/model")
     aligner_of_english = aligners.for_language("en")
     assert aligner_of_english is not None
@@ -94,16 +112,87 @@ def test_a_model_runs_once_per_song_and_loads_once(monkeypatch: pytest.MonkeyPat
         assert song.align(start_s, 2.0, ["la"])[0].start_s == pytest.approx(1.0)
     assert aligners.for_language("de") is aligners.for_language("en")
     assert (len(loaded), loaded[0].num_runs) == (1, 1)
+    assert loaded[0].name == "owner/model of models/owner/model on cpu"
 
 
-def test_what_is_checked_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_language_takes_the_place_of_the_one_used_longest_ago(loaded: list[FakeModel]) -> None:
+    """What was dropped is out of memory, and loads again for the next song in its language."""
+    aligners = Aligners("wav2vec2")
+    for language in ("en", "fr", "en", "de", "en"):
+        aligners.for_language(language)
+    assert [model.name.split()[0] for model in loaded] == ["wav2vec2-en", "wav2vec2-fr", "wav2vec2-de"]
+    french = weakref.ref(loaded.pop(1))
+    gc.collect()
+    assert french() is None
+    aligners.for_language("fr")
+    aligners.for_language("en")
+    assert [model.name.split()[0] for model in loaded] == ["wav2vec2-en", "wav2vec2-de", "wav2vec2-fr"]
+    aligners.for_language("de")
+    assert len(loaded) == 4
+
+
+def test_dropped_models_give_their_memory_back_to_a_gpu(
+    loaded: list[FakeModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emptied = []
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: emptied.append(len(loaded)))
+    aligners = Aligners("wav2vec2", device="cuda")
+    for language in ("en", "fr", "de"):
+        aligners.for_language(language)
+    assert emptied == [2]  # before the third one loads
+    assert loaded[2].name.endswith("on cuda")
+
+
+def test_what_identifies_an_aligner(tmp_path: Path) -> None:
     assert check_aligner("whisper", "auto") == "whisper"
     assert check_aligner("wav2vec2", "auto") == "wav2vec2"
     assert check_aligner("wav2vec2", "mi") == "wav2vec2"
     with pytest.raises(ModelNotFoundError, match="wav2vec2-large-xlsr-53-chinese-zh-cn"):
         check_aligner("wav2vec2", "zh")
-    (tmp_path / "model.safetensors").write_text("x")
-    assert len(check_aligner(str(tmp_path), "auto")) == 64
-    monkeypatch.setattr(models, "_package_folder", lambda *_: None)
-    with pytest.raises(ModelNotFoundError, match=r"stage 'aligner' not found \(pip install hama==1\.7\.0\)"):
+    for name in ("config.json", "vocab.json", "preprocessor_config.json", "pytorch_model.bin"):
+        (tmp_path / name).write_text(name)
+    by_pickle = check_aligner(str(tmp_path), "auto")
+    (tmp_path / "model.safetensors").write_text("x")  # wins
+    (tmp_path / "pytorch_model.bin").write_text("other")
+    by_safetensors = check_aligner(str(tmp_path), "en")
+    (tmp_path / "pytorch_model.bin").unlink()
+    assert check_aligner(str(tmp_path), "fr") == by_safetensors
+    (tmp_path / "vocab.json").write_text("other")
+    assert len({by_pickle, by_safetensors, check_aligner(str(tmp_path), "en")}) == 3
+
+
+def test_the_packaged_aligner_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.model_files.packaged.find_phone_recogniser", lambda searched: None)
+    with pytest.raises(ModelNotFoundError, match=r"pip install hama==1\.7\.0"):
         check_aligner("miniature", "en")
+
+
+def test_aligners_are_fetched_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each language once; those that attention serves alone need none."""
+    asked = []
+
+    def resolve(name: str, stage: str, *, may_download: bool) -> Path:
+        asked.append((name, may_download))
+        return Path(name)
+
+    monkeypatch.setattr(aligner, "resolve_model", resolve)
+    check_aligners("wav2vec2", ["fr", "en", "fr", "mi", ""])
+    assert asked == [("wav2vec2-en", True), ("wav2vec2-fr", True)]
+    asked.clear()
+    check_aligners("whisper", ["fr", "en"])
+    check_aligners("/models/mine", [])
+    assert asked == []
+    check_aligners("/models/mine", ["fr"])
+    assert asked == [("/models/mine", True)]
+
+
+def test_an_aligner_that_cannot_be_fetched_names_its_language() -> None:
+    with pytest.raises(
+        ModelNotFoundError, match=r"^aligner of language 'de': .*HF_HUB_OFFLINE is set.*--languages de`"
+    ):
+        check_aligners("wav2vec2", ["de"])
+
+
+def test_names_that_are_no_model_of_their_own() -> None:
+    assert all(profile.aligner in AUTOMATIC for profile in PROFILES.values())
+    assert "wav2vec2-en" not in AUTOMATIC

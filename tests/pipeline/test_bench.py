@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,3 +51,24 @@ def test_wrong_use(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         bench.main(arguments)
     assert raised.value.code == 2
+
+
+@pytest.mark.parametrize("arguments", [["--only", "tokens", "vae"], ["--probe", "tokens", "x.flac"]])
+def test_a_model_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    lacking = replace(bench.get_profile("miniature"), codebook="no-such-codebook")
+    monkeypatch.setattr(bench, "get_profile", lambda _: lacking)
+    assert bench.main(arguments) == 2
+    assert "model 'no-such-codebook' for stage 'codebook' not found" in capsys.readouterr().err
+
+
+def test_a_probe_loads_only_what_it_measures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: bench.Path
+) -> None:
+    lacking = replace(bench.get_profile("miniature"), codebook="no-such-codebook")
+    monkeypatch.setattr(bench, "get_profile", lambda _: lacking)
+    bench.soundfile.write(tmp_path / "x.flac", bench.make_audio(1.0).T, 48_000)
+    for name in ("separator", "vae"):
+        assert bench.main(["--probe", name, str(tmp_path / "x.flac")]) == 0
+        assert json.loads(capsys.readouterr().out).keys() == {"peak_gb", "wall_s"}

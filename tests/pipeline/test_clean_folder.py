@@ -15,6 +15,7 @@ from pipeline.clean_folder import (
     write_record,
     write_table,
 )
+from pipeline.report import write_report
 from pipeline.song import Drop, DroppedLine, Line, Section, Song, Word
 
 
@@ -72,3 +73,46 @@ def test_textgrid_intervals_cover_the_song_and_escape_quotes():
         assert times[0] == 0
         assert times[-1] == 10
         assert times[1:-1:2] == times[2:-1:2]
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        *("a]\n[00:09.00]an injected line", "a]b", "[ti:x]", "a\r\n\r\nb", "a\u2028[00:01.00]b", "\x85[00:02.00]c"),
+        "<00:03.00>d",
+    ],
+)
+def test_titles_and_words_inject_no_line_stamp_or_tag(title):
+    song = example_song()
+    song.title = title
+    song.lines[0].text = song.words[0].text = title
+    for row in (song_row(song, None, "f"), song_row(song, None, "f") | {"words": []}):
+        lines = format_lrc(row).splitlines()
+        assert len(lines) == 3
+        assert [line.count("[") for line in lines] == [1, 1, 1]
+        assert [line.count("]") for line in lines] == [1, 1, 1]
+        assert sum(line.count("<") for line in lines) == len(row["words"])
+
+
+@pytest.mark.parametrize("title", ['"', '""\n', 'a"\n        intervals [9]:', "a\r\nb"])
+def test_no_text_ends_its_field_of_a_textgrid(title):
+    song = example_song()
+    song.words[0].text = title
+    text = format_textgrid(song_row(song, None, "f"))
+    plain = format_textgrid(song_row(example_song(), None, "f"))
+    assert len(text.splitlines()) == len(plain.splitlines())
+    fields = [line for line in text.splitlines() if line.strip().startswith("text =")]
+    assert all(field.count('"') % 2 == 0 for field in fields)
+
+
+def test_a_report_is_not_turned_around_by_a_name(tmp_path):
+    row = song_row(example_song(), None, "f") | {"title": "gnp\u202e3pm.<script>"}
+    stats = {"seen": 2, "kept": 1, "rejected": {}, "quarantined": 900, "failed": 1, "audio_hours": 1.0, "wall_s": 1.0}
+    stats |= {"lines": {}, "dropped_lines": {}, "seconds_per_stage": {}}
+    quarantined = [{"audio": f"{n}.mp3", "reason": "cut"} for n in range(900)]
+    write_report(tmp_path / "report.html", [row], quarantined, [{"audio": "f.mp3", "reason": "no memory"}], stats)
+    page = (tmp_path / "report.html").read_text()
+    assert "gnp\ufffd3pm.&lt;script&gt;" in page
+    assert "\u202e" not in page
+    assert "500 more are in quarantine.parquet" in page
+    assert "no memory" in page

@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.codebook import Codebook, CodebookError, Features, perplexity
+from pipeline.codebook import MODEL_TYPE, Codebook, CodebookError, Features, perplexity
 from pipeline.codebook_fitter import CodebookFitter
-from pipeline.models import ModelFileError
+from pipeline.model_files.errors import ModelFileError
 
 DIM = 12
 
@@ -153,6 +154,36 @@ def test_config_that_disagrees_with_the_weights_is_refused(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text(json.dumps(config | {"codebook_size": 41}))
     with pytest.raises(ModelFileError, match="codebook_size 41, the weights have 40"):
         Codebook.load(tmp_path)
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    make_codebook().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == MODEL_TYPE
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "muq"}))
+    with pytest.raises(ModelFileError, match="model_type 'muq', expected 'cosine_codebook'"):
+        Codebook.load(tmp_path)
+
+
+def test_it_is_ieee_float32_whatever_the_process_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    normalize = torch.nn.functional.normalize
+
+    def note(*arguments: Any, **settings: Any) -> torch.Tensor:
+        found.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        return normalize(*arguments, **settings)
+
+    codebook, features = make_codebook(), make_features(3)
+    monkeypatch.setattr(torch.nn.functional, "normalize", note)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        codebook.encode(features)
+        codebook.project(features)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert found == [(False, "highest")] * 2
 
 
 def test_metadata_that_is_no_object_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from pipeline import audio as audio_module
 from pipeline.audio import Audio, fill
-from pipeline.demucs_stream import StreamSeparator
+from pipeline.demucs_stream import StreamSeparator, in_precision
+from pipeline.model_files.names import MINIATURE_FOLDER
 from pipeline.separate_vocals import SeparateVocals
 from pipeline.separator_weights import load_separator
 from pipeline.song import Song
@@ -124,6 +125,62 @@ def test_bfloat16_stays_close_and_is_used():
     assert np.square(rough - exact).mean() < 1e-3 * np.square(exact).mean()
 
 
+def test_tf32_on_a_cpu_is_float32():
+    model, mix = make_model(), make_mix(10_000)
+    np.testing.assert_array_equal(separate(model, mix, precision="tf32"), separate(model, mix))
+
+
+class SmallGpu(torch.nn.Module):
+    """Halves the mix as its vocals, has no memory for more than `most` segments, and notes how it was called."""
+
+    sources, samplerate, segment, audio_channels = SOURCES, RATE, SEGMENT_S, 2
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.sizes, self.precisions = most, [], set()
+
+    def forward(self, mix):
+        self.sizes.append(len(mix))
+        self.precisions.add((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        if len(mix) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
+        return torch.stack([mix, mix / 2], dim=1)
+
+
+def test_a_batch_without_memory_runs_in_halves():
+    mix = make_mix(31_234)
+    expected = separate(SmallGpu(8), mix, batch_size=8)
+    assert np.abs(expected - mix / 2).max() > 1e-3  # it hears the normalised mix, and gives back the mean
+    model = SmallGpu(2)
+    np.testing.assert_array_equal(separate(model, mix, batch_size=8), expected)
+    assert model.sizes[:4] == [8, 4, 2, 2]
+    assert set(model.sizes[2:]) == {1, 2}
+    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 1\.50 GiB"):
+        separate(SmallGpu(0), mix, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        ("float32", "cpu", (False, "highest")),
+        ("float32", "cuda", (False, "highest")),
+        ("tf32", "cuda", (True, "high")),
+        ("tf32", "cpu", (False, "highest")),
+        ("bfloat16", "cpu", (False, "highest")),
+    ],
+)
+def test_precision_is_that_of_the_settings_and_not_of_the_process(precision, device, expected):
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    with in_precision(precision, device):
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == expected
+        assert torch.is_autocast_enabled("cpu") == (precision == "bfloat16")
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
+    assert not torch.is_autocast_enabled("cpu")
+    model = SmallGpu(8)
+    separate(model, make_mix(10_000), precision=precision)  # on the CPU of this machine
+    assert model.precisions == {(False, "highest")}
+
+
 @pytest.mark.parametrize("settings", [{"overlap": 1.0}, {"overlap": -0.1}, {"batch_size": 0}])
 def test_wrong_settings(settings):
     with pytest.raises(ValueError, match="expected 0 to below 1, and at least 1"):
@@ -135,7 +192,7 @@ def test_wrong_settings(settings):
 
 @pytest.fixture(scope="module")
 def stage():
-    stage = SeparateVocals(SeparateVocals.Config(model_name="miniature", accompaniment_share=0.5))
+    stage = SeparateVocals(SeparateVocals.Config(model_path=MINIATURE_FOLDER / "separator", accompaniment_share=0.5))
     stage.setup()
     return stage
 
@@ -160,7 +217,7 @@ def test_stems_have_the_rate_and_length_of_the_mix(stage, tmp_path, channels, ra
 def test_vocals_are_written_over_the_mix_after_it_was_read(tmp_path, monkeypatch, rate):
     monkeypatch.setattr("pipeline.separator_weights.load_separator", lambda _: make_model())
     monkeypatch.setattr(audio_module.iterate_blocks, "__defaults__", (1_000,))
-    stage = SeparateVocals(SeparateVocals.Config(model_name="x", batch_size=2))
+    stage = SeparateVocals(SeparateVocals.Config(model_path=tmp_path, batch_size=2))
     stage.setup()
     mix = make_mix(40_000)
     song = Song(song_id="x", path=tmp_path, audio="x.wav", mix=mix.copy(), sample_rate=rate)
@@ -192,7 +249,7 @@ def test_silence_stays_silent(stage, tmp_path):
 def test_a_model_without_vocals_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.separator_weights.load_separator", lambda _: SimpleModel())
     with pytest.raises(StageError, match=r"sources \['drums'\], expected one named vocals"):
-        SeparateVocals(SeparateVocals.Config(model_name="x")).setup()
+        SeparateVocals(SeparateVocals.Config(model_path=tmp_path)).setup()
 
 
 class SimpleModel:
@@ -202,7 +259,7 @@ class SimpleModel:
 def test_miniature_equals_apply_model_on_a_song(shared):
     samples, rate = soundfile.read(shared / "songs" / "dev" / "dev_01_en_slt" / "mixture.flac", dtype="float32")
     mix = np.ascontiguousarray(audio_module.resample(samples[: 10 * rate].T, rate, 44_100))
-    model = load_separator("miniature")
+    model = load_separator(MINIATURE_FOLDER / "separator")
     separator = StreamSeparator(model, "vocals")
     found = fill(np.empty_like(mix), separator.separate(mix, 44_100))
     from demucs.apply import apply_model

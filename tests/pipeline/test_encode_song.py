@@ -1,5 +1,7 @@
 """One song to one sample, with the miniatures: one clock for all that is encoded, and audio nobody should send."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,19 @@ from hypothesis import strategies as st
 
 from pipeline import encode_song
 from pipeline.audio import AudioDecodeError, DecodedAudio, decode_audio
-from pipeline.encode_song import SongEncoder, SongToEncode, fit, frames_of, latent_audio, semantic_audio
-from pipeline.profiles import get_profile
+from pipeline.encode_song import (
+    MODELS,
+    SongEncoder,
+    SongToEncode,
+    describe_models,
+    fit,
+    frames_of,
+    latent_audio,
+    semantic_audio,
+)
+from pipeline.model_files.fingerprint import fingerprint_model
+from pipeline.model_files.names import MINIATURE_FOLDER
+from pipeline.model_files.profiles import get_profile, locate_models
 from pipeline.semantic_tokens import fit_length, plan_windows
 from shards.sample import Sample
 from shards.schema import LATENT_HOP_LENGTH, SEMANTIC_HOP_LENGTH, count_frames, time_to_frame
@@ -156,3 +169,42 @@ def test_prompts_are_those_of_the_song_mixed_down(encoder: SongEncoder, tmp_path
     clip = decode_audio(path).samples[:, starts[1] * 1_920 : (starts[1] + 250) * 1_920].mean(axis=0)
     mean, _ = encoder._codec.encode(np.stack([clip, clip]))
     np.testing.assert_allclose(sample.prompts[1].astype(np.float32), mean, atol=2e-3)  # float16
+
+
+# ---- what is told of the models
+
+
+def test_models_are_described_by_name_hash_and_settings() -> None:
+    described = describe_models(MINIATURE)
+    assert {described[stage]["name"] for stage in MODELS} == {"miniature"}
+    assert described["vae"]["sha256"] == fingerprint_model(MINIATURE_FOLDER / "vae", "vae")
+    assert described["settings"] == {
+        "float32": "ieee", "muq_layer": 3, "muq_margin_s": 1.0, "muq_window_s": 30.0, "prompts_per_song": 4,
+    }  # fmt: skip
+    assert describe_models(locate_models(MINIATURE, MODELS)) == described
+
+
+@pytest.mark.parametrize(
+    "name", ["{folder}/my-vae", "{folder}/x/../my-vae/", "owner/my-vae", "./owner/my-vae", "my-vae"]
+)
+def test_no_folder_of_a_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A relative path may look like a hub id."""
+    (tmp_path / "x").mkdir()
+    for folder in (tmp_path, tmp_path / "owner"):
+        shutil.copytree(MINIATURE_FOLDER / "vae", folder / "my-vae")
+    monkeypatch.chdir(tmp_path)
+    located = locate_models(replace(MINIATURE, vae=name.format(folder=tmp_path)), MODELS)
+    monkeypatch.chdir("/")  # where a worker may run
+    described = describe_models(located)
+    assert described["vae"]["name"] == "my-vae"
+    assert described["vae"]["sha256"] == describe_models(MINIATURE)["vae"]["sha256"]
+    assert str(tmp_path) not in str(described)
+
+
+@pytest.mark.parametrize("name", ["owner/my-vae", "owner/my-vae/model.safetensors"])
+def test_a_model_of_a_hub_is_told_whole(tmp_path: Path, name: str) -> None:
+    snapshot = tmp_path / "hub" / "models--owner--my-vae" / "snapshots" / "0123abcd"
+    shutil.copytree(MINIATURE_FOLDER / "vae", snapshot)
+    path = snapshot / "model.safetensors" if name.endswith(".safetensors") else snapshot
+    profile = replace(MINIATURE, vae=str(path), given_names=(("vae", name),))
+    assert describe_models(profile)["vae"]["name"] == name

@@ -52,13 +52,22 @@ def test_rows_of_both_layouts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_songs(tmp_path, ["aa", "bb", "cc"])
-    monkeypatch.setattr(measure_aligner, "load_acoustic_model", lambda name: HearsInOrder())
+    monkeypatch.setattr("pipeline.aligner.load_acoustic_model", lambda path, name, device: HearsInOrder())
     arguments = [str(tmp_path / "truth"), str(tmp_path / "vocals"), "--languages", "fr"]
     assert measure_aligner.main(arguments) == 0
     one, two = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
     assert one[:5] == ["one", "3", "0.100", "0.100", "1.000"]
     assert two[:5] == ["two", "2", "0.500", "0.500", "0.500"]  # the second word is heard a second late
     assert float(one[5]) > 0.5
+
+
+def test_a_model_that_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_songs(tmp_path, ["aa"])
+    arguments = [str(tmp_path / "truth"), str(tmp_path / "vocals"), "--languages", "fr", "--aligner", "wav2vec2"]
+    with pytest.raises(SystemExit) as raised:
+        measure_aligner.main(arguments)
+    assert raised.value.code == 2
+    assert "aligner of language 'en': model 'wav2vec2-en'" in capsys.readouterr().err
 
 
 def test_a_language_without_a_model_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from pipeline.codebook import Codebook
 from pipeline.miniature_training import codebook, muq, quality, separator, vae
 from pipeline.miniature_training.corpus import Stems, load_corpus
 from pipeline.miniature_training.loop import Schedule, TrainingError, fit
-from pipeline.models import MINIATURE_FOLDER
+from pipeline.model_files.names import MINIATURE_FOLDER
 from pipeline.semantic_tokens import SemanticTokenizer
 from pipeline.separator_weights import load_separator
 from pipeline.vae_latents import VaeCodec
@@ -33,7 +33,7 @@ def test_separator_trains_into_a_loadable_model(
     monkeypatch.setattr(separator, "CROP_S", 0.5)
     monkeypatch.setattr(separator, "BATCH_SONGS", 1)
     separator.train(songs, tmp_path, seed=0, schedule=TWO_STEPS)
-    assert load_separator(str(tmp_path)).sources == ["accompaniment", "vocals"]
+    assert load_separator(tmp_path).sources == ["accompaniment", "vocals"]
 
 
 def test_vae_trains_into_a_loadable_model(songs: list[Stems], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

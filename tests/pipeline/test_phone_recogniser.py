@@ -11,7 +11,8 @@ import torch
 
 from pipeline.aligner import Aligners, SongAligner
 from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
-from pipeline.models import ModelFileError, resolve_model
+from pipeline.model_files.errors import ModelFileError
+from pipeline.model_files.names import resolve_model
 from pipeline.song import Word
 
 pytest.importorskip("hama", reason="the package hama is not installed: pip install hama==1.7.0")
@@ -22,7 +23,7 @@ from pipeline.phone_recogniser import PhoneRecogniser  # noqa: E402  # after the
 
 @pytest.fixture(scope="module")
 def model() -> PhoneRecogniser:
-    return PhoneRecogniser("miniature")
+    return PhoneRecogniser(resolve_model("miniature", "aligner"))
 
 
 def first_symbols(model: PhoneRecogniser, word: str, language: str) -> str:
@@ -80,6 +81,7 @@ def test_the_network_is_that_of_the_package_s_own_engine() -> None:
         (lambda data: data[:3_000], "its table of tensors cannot be read"),
         (lambda data: data[:1_000_000], "bytes of"),
         (lambda data: data.replace(b"blocks.3.conv.norm.bias", b"blocks.3.conv.norm.bios"), "conv.norm.bias"),
+        (lambda data: data.replace(b"onnx::MatMul_829", b"onnx::Reshap_829"), "onnx::Reshap_829 is unexpected"),
     ],
 )
 def test_a_spoilt_file_of_weights_is_refused(tmp_path: Path, spoil: Callable[[bytes], bytes], message: str) -> None:
@@ -92,7 +94,25 @@ def test_a_spoilt_file_of_weights_is_refused(tmp_path: Path, spoil: Callable[[by
 def test_a_package_with_other_symbols_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.letter_sounds.SOUNDS", frozenset({"no such sound"}))
     with pytest.raises(ModelFileError, match=r"no symbol 'no such sound', expected those of hama 1\.7\.0"):
-        PhoneRecogniser("miniature")
+        PhoneRecogniser(resolve_model("miniature", "aligner"))
+
+
+@pytest.mark.parametrize(
+    "vocabulary", ["", "{}", '{"decoder": ["a", "b"]}', '{"decoder": 3}'], ids=["cut", "none", "short", "number"]
+)
+def test_a_vocabulary_that_does_not_fit_the_weights_is_refused(tmp_path: Path, vocabulary: str) -> None:
+    path = tmp_path / "asr_waveform.hama"
+    path.write_bytes(resolve_model("miniature", "aligner").read_bytes())
+    with pytest.raises(ModelFileError, match=r"g2p_vocab\.json"):
+        PhoneRecogniser(path)
+    path.with_name("g2p_vocab.json").write_text(vocabulary)
+    with pytest.raises(ModelFileError, match=r"g2p_vocab\.json"):
+        PhoneRecogniser(path)
+
+
+def test_weights_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"none\.hama.*expected the recogniser of hama 1\.7\.0"):
+        load_phone_conformer(tmp_path / "none.hama")
 
 
 # ---- singing

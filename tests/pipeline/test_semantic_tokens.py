@@ -1,7 +1,5 @@
-"""Semantic tokens: windows, the clock, strict loading, and agreement with MuQ called directly."""
+"""Semantic tokens: windows, the clock, and agreement with MuQ called directly."""
 
-import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -10,67 +8,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from pipeline.audio import decode_audio
 from pipeline.codebook import Codebook
 from pipeline.encode_song import frames_of, semantic_audio
-from pipeline.models import MINIATURE_FOLDER, ModelFileError, fingerprint_model
-from pipeline.semantic_tokens import MonoAudio, SemanticTokenizer, load_muq, plan_windows
+from pipeline.model_files.errors import ModelFileError
+from pipeline.model_files.fingerprint import fingerprint_model
+from pipeline.model_files.names import MINIATURE_FOLDER
+from pipeline.semantic_tokens import MonoAudio, SemanticTokenizer, plan_windows
 from shards.schema import count_frames
 
-WIDTH, DEPTH, HOP = 16, 2, 960
-CONFIG: dict[str, Any] = {
-    "label_rate": 25,
-    "codebook_dim": 4,
-    "codebook_size": 32,
-    "conv_dim": 4,
-    "encoder_dim": WIDTH,
-    "encoder_depth": DEPTH,
-    "rvq_ckpt_path": "/nowhere/rvq.pt",
-    "stat": {"melspec_2048_mean": -20.0, "melspec_2048_std": 30.0},
-    "w2v2_config": {
-        "activation_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "conformer_conv_dropout": 0.0,
-        "conv_depthwise_kernel_size": 7,
-        "feat_extract_activation": "gelu",
-        "hidden_act": "swish",
-        "hidden_dropout": 0.1,
-        "intermediate_size": 32,
-        "layer_norm_eps": 1e-5,
-        "layerdrop": 0.0,
-        "num_attention_heads": 2,
-        "num_conv_pos_embedding_groups": 2,
-        "num_conv_pos_embeddings": 3,
-        "position_embeddings_type": "rotary",
-        "rotary_embedding_base": 10_000,
-    },
-}
+from .small_muq import DEPTH, HOP, WIDTH, make_audio, make_muq, run_muq, write_folder
 
 
 @pytest.fixture(scope="module")
 def muq() -> Any:
-    from muq import MuQ, MuQConfig
-
-    with torch.random.fork_rng():
-        model = MuQ(MuQConfig(**CONFIG))
-        torch.manual_seed(0)
-        for parameter in model.parameters():
-            parameter.data = torch.randn_like(parameter) * 0.3
-    return model.eval()
+    return make_muq()
 
 
 @pytest.fixture(scope="module")
 def folder(muq: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("muq")
     return write_folder(path, muq.state_dict())
-
-
-def write_folder(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any] = CONFIG) -> Path:
-    save_file({key: value.clone() for key, value in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +51,6 @@ def make_tokenizer(folder: Path, codebook: Path | None = None, **config: Any) ->
     tokenizer = SemanticTokenizer(folder, codebook, **({"layer": 1} | config))
     tokenizer.setup()
     return tokenizer
-
-
-def make_audio(num_samples: int, seed: int = 0) -> MonoAudio:
-    return np.random.default_rng(seed).uniform(-0.5, 0.5, num_samples).astype(np.float32)
-
-
-def run_muq(muq: Any, audio: MonoAudio, layer: int) -> np.ndarray:
-    with torch.no_grad():
-        hidden: torch.Tensor = muq(torch.from_numpy(audio)[None]).hidden_states[layer][0]
-    return hidden.numpy()
 
 
 @pytest.mark.parametrize("layer", range(DEPTH + 1))
@@ -234,7 +183,7 @@ def test_codebook_of_another_muq(folder: Path, codebook: Path, tmp_path: Path) -
     other.save(tmp_path)
     with pytest.raises(ModelFileError, match="fitted on another MuQ"):
         make_tokenizer(folder, tmp_path)
-    other.metadata = {"muq_sha256": fingerprint_model(folder)}
+    other.metadata = {"muq_sha256": fingerprint_model(folder, "muq")}
     other.save(tmp_path)
     assert len(make_tokenizer(folder, tmp_path).tokens(make_audio(HOP * 5), 5)) == 5
     narrow = Codebook(
@@ -249,103 +198,53 @@ def test_codebook_of_another_muq(folder: Path, codebook: Path, tmp_path: Path) -
         make_tokenizer(folder, tmp_path)
 
 
-# ---- loading
+# ---- what a GPU does
 
 
-def test_float16_and_old_weight_norm_names(muq: Any, tmp_path: Path) -> None:
-    old_names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    state = {}
-    for key, value in muq.state_dict().items():
-        head, found, tail = key.partition("parametrizations")
-        key = head + old_names[found + tail] if found else key
-        state[key] = value.half() if value.is_floating_point() else value
-    model = load_muq(write_folder(tmp_path, state), DEPTH)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert not model.training
-    audio = make_audio(30 * HOP)
-    np.testing.assert_allclose(run_muq(model, audio, DEPTH), run_muq(muq, audio, DEPTH), atol=0.05)
+class SmallGpu(torch.nn.Module):
+    """A MuQ that has no memory for more than some windows at a time, and notes how it was called."""
+
+    def __init__(self, muq: Any, most: int) -> None:
+        super().__init__()
+        self.muq, self.most = muq, most
+        self.sizes: list[int] = []
+        self.precisions: set[tuple[bool, str]] = set()
+
+    def forward(self, audio: torch.Tensor, **settings: Any) -> Any:
+        self.sizes.append(len(audio))
+        self.precisions.add((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        if len(audio) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.muq(audio, **settings)
 
 
-def test_settings_that_would_load_files_or_code_are_off(muq: Any, tmp_path: Path) -> None:
-    write_folder(tmp_path, muq.state_dict(), CONFIG | {"is_flash": True, "resume_checkpoint": "x.pt"})
-    config = load_muq(tmp_path, 1).config
-    assert config.rvq_ckpt_path is None
-    assert config.resume_checkpoint is None
-    assert config.is_flash is False
+def test_a_batch_without_memory_runs_in_halves(folder: Path, codebook: Path) -> None:
+    settings: dict[str, Any] = {"window_s": 1.0, "margin_s": 0.2}
+    audio = make_audio(140 * HOP)
+    expected = make_tokenizer(folder, codebook, **settings).features(audio, 140)
+    tokenizer = make_tokenizer(folder, codebook, batch_size=8, **settings)
+    gpu = tokenizer._muq = SmallGpu(tokenizer._muq, most=3)
+    np.testing.assert_allclose(tokenizer.features(audio, 140), expected, atol=1e-5)
+    assert gpu.sizes == [8, 4, 2, 2, 2, 2, 1]  # nine windows
+    gpu.most = 0
+    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 2\.00 GiB"):
+        tokenizer.features(audio, 140)
 
 
-def test_loading_leaves_random_numbers_alone(folder: Path) -> None:
-    random.seed(5)
-    torch.manual_seed(5)
-    expected = (random.random(), torch.rand(1))
-    random.seed(5)
-    torch.manual_seed(5)
-    load_muq(folder, 1)
-    assert (random.random(), torch.rand(1)) == expected
-
-
-LAYER_KEY = "model.conformer.layers.1.ffn1.intermediate_dense.weight"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({LAYER_KEY: None}, f"{LAYER_KEY} is missing"),
-        ({"model.extra": torch.zeros(2)}, r"model\.extra is unexpected"),
-        ({LAYER_KEY: torch.zeros(5, WIDTH)}, r"has shape \(5, 16\), expected \(32, 16\)"),
-        ({LAYER_KEY: torch.full((32, WIDTH), torch.nan)}, "not finite"),
-        ({"model.cls_token": torch.zeros(3)}, "encoder_dim 16, model.cls_token has"),
-        ({"model.conformer.layers.2.x": torch.zeros(3)}, "encoder_depth 2, the weights have 3 layers"),
-    ],
-    ids=["missing", "extra", "shape", "nan", "width", "depth"],
-)
-def test_weights_that_do_not_fit(muq: Any, tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    state = {key: value for key, value in {**muq.state_dict(), **change}.items() if value is not None}
-    with pytest.raises(ModelFileError, match=message):
-        load_muq(write_folder(tmp_path, state), 1)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"encoder_dim": 10**9}, "encoder_dim 1000000000"),
-        ({"encoder_depth": 10**9}, "encoder_depth 1000000000"),
-        ({"colour": "red"}, "colour"),
-        ({"codebook_dim": 10**12}, "codebook_dim 1000000000000, expected 0 to"),
-        ({"rvq_n_codebooks": -1}, "rvq_n_codebooks -1, expected 0 to"),
-        (
-            {"w2v2_config": CONFIG["w2v2_config"] | {"intermediate_size": 10**12}},
-            "intermediate_size 1000000000000, exp",
-        ),
-        ({"w2v2_config": CONFIG["w2v2_config"] | {"num_conv_pos_embeddings": 10**9}}, "num_conv_pos_embeddings"),
-        (
-            {"w2v2_config": CONFIG["w2v2_config"] | {"intermediate_size": 30}},
-            r"has shape \(32, 16\), expected \(30, 16",
-        ),
-        ({"use_encodec_target": True}, "use_encodec_target"),
-        ({"w2v2_config": {}}, r"cannot be built from config\.json"),
-        ({"w2v2_config": 7}, r"cannot be built from config\.json"),
-    ],
-)
-def test_configs_that_do_not_fit(muq: Any, tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelFileError, match=message):
-        load_muq(write_folder(tmp_path, muq.state_dict(), CONFIG | change), 1)
-
-
-def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"config\.json"):
-        load_muq(tmp_path, 1)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(ModelFileError, match=r"model\.safetensors: .*; expected MuQ's weights"):
-        load_muq(tmp_path, 1)
-    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-10])
-    with pytest.raises(ModelFileError, match=r"model\.safetensors: .*; expected MuQ's weights"):
-        load_muq(tmp_path, 1)
-
-
-def test_layer_out_of_range(folder: Path) -> None:
-    with pytest.raises(ModelFileError, match="no hidden state 3, MuQ has 0 to 2"):
-        load_muq(folder, 3)
+def test_features_and_tokens_are_ieee_float32_whatever_the_process_has_set(
+    folder: Path, codebook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make_tokenizer(folder, codebook)
+    gpu = tokenizer._muq = SmallGpu(tokenizer._muq, most=8)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        tokenizer.tokens(make_audio(20 * HOP), 20)
+        assert gpu.precisions == {(False, "highest")}
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (True, "medium")
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 # ---- what a window does to the miniature's features

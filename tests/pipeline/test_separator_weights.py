@@ -7,7 +7,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from pipeline.models import ModelFileError, ModelNotFoundError
+from pipeline.model_files.errors import ModelFileError
 from pipeline.separator_weights import load_separator
 
 SMALL = {"sources": ["accompaniment", "vocals"], "channels": 4, "depth": 4, "t_layers": 1, "t_heads": 2, "segment": 2}
@@ -43,7 +43,7 @@ def test_a_folder_of_ours_and_one_of_the_hub_load_the_same_model(tmp_path):
     model = small_model()
     write_folder(tmp_path / "ours", model)
     write_bag(tmp_path / "hub", model)
-    ours, bag = load_separator(str(tmp_path / "ours")), load_separator(str(tmp_path / "hub"))
+    ours, bag = load_separator(tmp_path / "ours"), load_separator(tmp_path / "hub")
     assert bag.sources == ours.sources == SMALL["sources"]
     for name, value in ours.state_dict().items():
         assert torch.equal(value, bag.models[0].state_dict()[name])
@@ -52,10 +52,10 @@ def test_a_folder_of_ours_and_one_of_the_hub_load_the_same_model(tmp_path):
 def test_a_class_that_a_file_names_is_not_imported(tmp_path):
     write_bag(tmp_path / "hub", small_model(), klass="subprocess.Popen")
     with pytest.raises(ModelFileError, match="subprocess"):
-        load_separator(str(tmp_path / "hub"))
+        load_separator(tmp_path / "hub")
     write_bag(tmp_path / "hub", small_model(), structure={"_dict": [["x", {"_class": "os.system"}]]})
     with pytest.raises(ModelFileError, match=r"955717e8\.safetensors: quantised weights"):
-        load_separator(str(tmp_path / "hub"))
+        load_separator(tmp_path / "hub")
 
 
 CONVOLUTION = "encoder.0.conv.weight"
@@ -88,7 +88,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path, write, change, message):
     state = change(model.state_dict())
     write(tmp_path / "x", SimpleNamespace(state_dict=lambda: state))
     with pytest.raises(ModelFileError, match=rf"x/\w+\.safetensors does not fit its config: {message}"):
-        load_separator(str(tmp_path / "x"))
+        load_separator(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path, write, change, message):
 def test_settings_that_do_not_fit_are_named(tmp_path, change, message):
     write_folder(tmp_path / "x", small_model(), SMALL | change)
     with pytest.raises(ModelFileError, match=rf"x/.*{message}"):
-        load_separator(str(tmp_path / "x"))
+        load_separator(tmp_path / "x")
 
 
 class Payload:
@@ -130,11 +130,11 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_never_run(tmp_path, nam
     write_folder(folder, small_model()) if name == "model.safetensors" else write_bag(folder, small_model())
     torch.save(Payload(target), folder / name)
     with pytest.raises(ModelFileError, match=rf"{name}: .*; expected .* as safetensors"):
-        load_separator(str(folder))
+        load_separator(folder)
     (folder / name).unlink()
     torch.save(Payload(target), folder / "955717e8.th")  # the format that Demucs' own command line unpickles
-    with pytest.raises(ModelFileError, match=name):
-        load_separator(str(folder))
+    with pytest.raises(ModelFileError, match=r"x: \S*\.safetensors missing; expected a folder with"):
+        load_separator(folder)
     assert not target.exists()
     torch.load(folder / "955717e8.th", weights_only=False)
     assert target.exists()  # so the payload would have worked
@@ -156,7 +156,7 @@ def test_a_list_of_models_that_does_not_fit(tmp_path, change, message):
     write_bag(tmp_path / "hub", small_model())
     (tmp_path / "hub" / "small.yaml").write_text(yaml.safe_dump({"models": ["955717e8"]} | change))
     with pytest.raises(ModelFileError, match=rf"small\.yaml: .*{message}"):
-        load_separator(str(tmp_path / "hub"))
+        load_separator(tmp_path / "hub")
 
 
 def test_a_yaml_that_would_run_code_is_refused(tmp_path):
@@ -164,13 +164,13 @@ def test_a_yaml_that_would_run_code_is_refused(tmp_path):
     target = tmp_path / "executed"
     (tmp_path / "hub" / "small.yaml").write_text(f"models: !!python/object/apply:pathlib.Path.touch [{target}]")
     with pytest.raises(ModelFileError, match=r"small\.yaml: could not determine a constructor"):
-        load_separator(str(tmp_path / "hub"))
+        load_separator(tmp_path / "hub")
     assert not target.exists()
 
 
 def test_settings_that_demucs_has_given_up_are_left_out(tmp_path, caplog):
     write_bag(tmp_path / "hub", small_model(), settings=SMALL | {"given_up": 3})
-    assert load_separator(str(tmp_path / "hub")).sources == SMALL["sources"]
+    assert load_separator(tmp_path / "hub").sources == SMALL["sources"]
     assert "given_up" in caplog.text
 
 
@@ -178,9 +178,26 @@ def test_signatures_stay_in_their_folder(tmp_path):
     write_bag(tmp_path / "hub", small_model())
     (tmp_path / "hub" / "small.yaml").write_text(yaml.safe_dump({"models": ["../hub/955717e8"]}))
     with pytest.raises(ModelFileError, match="signatures"):
-        load_separator(str(tmp_path / "hub"))
+        load_separator(tmp_path / "hub")
 
 
-def test_a_model_that_is_not_there():
-    with pytest.raises(ModelNotFoundError, match="htdemucs_ft"):
-        load_separator("htdemucs_ft")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: folder.rename(folder.with_name("gone")), "x: expected a folder with config.json"),
+        (lambda folder: (folder / "small.yaml").unlink(), r"x: .* missing; expected a folder with config\.json"),
+        (lambda folder: (folder / "other.yaml").write_text("models: [a]"), "2 yaml files, expected one that lists"),
+        (
+            lambda folder: (folder / "small.yaml").write_text("models: [a, b]"),
+            r"a\.safetensors, b\.safetensors missing",
+        ),
+    ],
+    ids=["folder", "list", "lists", "member"],
+)
+def test_what_is_missing_is_named(tmp_path, change, message):
+    write_bag(tmp_path / "x", small_model())
+    (tmp_path / "x" / "ffffffff.safetensors").write_bytes(b"of another bag")
+    assert load_separator(tmp_path / "x").sources == SMALL["sources"]
+    change(tmp_path / "x")
+    with pytest.raises(ModelFileError, match=message):
+        load_separator(tmp_path / "x")

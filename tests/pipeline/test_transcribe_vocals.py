@@ -1,9 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline import transcribe_vocals
 from pipeline.song import Drop, Song, Transcript
 from pipeline.transcribe_vocals import TranscribeVocals, explain_drop, is_singing
+from pipeline.whisper import LanguageError
 
 
 def song_with(**fields) -> Song:
@@ -12,7 +15,7 @@ def song_with(**fields) -> Song:
 
 
 def choose(song: Song, probabilities: dict[str, float], language: str = "auto") -> str:
-    stage = TranscribeVocals(TranscribeVocals.Config(model_name="base", language=language))
+    stage = TranscribeVocals(TranscribeVocals.Config(model_path=Path("unused"), language=language))
     stage._choose_language(song, probabilities)
     return song.language
 
@@ -38,6 +41,40 @@ def test_the_command_line_overrules_everything():
     song = song_with(language="es", text_language="es")
     assert choose(song, {"es": 0.9}, language="pt") == "pt"
     assert song.sung_language == "es"
+
+
+class Fails:
+    """Hears a voice, and cannot transcribe it."""
+
+    voice_probability, windows, encoded = np.zeros(1, np.float32), (), None
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def identify_language(self) -> dict[str, float]:
+        return {"cy": 0.9}
+
+    def transcribe(self, language: str) -> None:
+        raise self.error
+
+
+def process(monkeypatch, error: Exception) -> Song | Drop:
+    monkeypatch.setattr(transcribe_vocals, "Listening", lambda *_: Fails(error))
+    stage = TranscribeVocals(TranscribeVocals.Config(model_path=Path("unused")))
+    stage._whisper = stage._detector = None  # type: ignore[assignment]
+    return stage.process(song_with(speech=np.zeros(16_000, np.float32), voice=np.zeros(16_000, np.float32)))
+
+
+def test_a_language_that_the_recogniser_does_not_know_drops_a_song(monkeypatch):
+    result = process(monkeypatch, LanguageError("language is 'cy'"))
+    assert isinstance(result, Drop)
+    assert (result.reason, result.detail) == ("language", "language is 'cy'")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA failed with error out of memory"), ValueError("shape")])
+def test_other_faults_are_no_verdict_on_a_song(monkeypatch, error):
+    with pytest.raises(type(error), match=str(error)):
+        process(monkeypatch, error)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import ctranslate2
 import numpy as np
 import pytest
 
@@ -24,10 +25,15 @@ class FakeWhisper:
 
     def encode(self, windows):
         self.num_encoded += len(windows)
-        return [round(float(window[0])) for window in windows]
+        codes = np.array([window[0] for window in windows], np.float32)
+        return ctranslate2.StorageView.from_array(codes[:, None, None])
+
+    def codes(self, encoded) -> list[int]:
+        return np.asarray(encoded).astype(int).ravel().tolist()
 
     def detect_language(self, encoded):
-        return [[("<|es|>", 0.9), ("<|en|>", 0.1)] if code else [("<|en|>", 0.8), ("<|es|>", 0.2)] for code in encoded]
+        spanish, english = [("<|es|>", 0.9), ("<|en|>", 0.1)], [("<|en|>", 0.8), ("<|es|>", 0.2)]
+        return [spanish if code else english for code in self.codes(encoded)]
 
     def require_language(self, language):
         if language not in self.languages:
@@ -37,8 +43,9 @@ class FakeWhisper:
         return [0]
 
     def generate(self, encoded, prompts, **_):
-        assert len(encoded) == len(prompts)
-        return [SimpleNamespace(sequences_ids=[[code, code]], scores=[-0.3], no_speech_prob=0.1) for code in encoded]
+        codes = self.codes(encoded)
+        assert len(codes) == len(prompts)
+        return [SimpleNamespace(sequences_ids=[[code, code]], scores=[-0.3], no_speech_prob=0.1) for code in codes]
 
     def decode(self, tokens):
         return f"heard {tokens[0]}"
@@ -50,11 +57,11 @@ class FakeWhisper:
         ]
 
 
-def listening(windows: list[VoicedWindow], spanish: list[bool]) -> Listening:
+def listening(windows: list[VoicedWindow], spanish: list[bool], whisper: FakeWhisper | None = None) -> Listening:
     samples = np.zeros(RATE * 400, np.float32)
     for window, code in zip(windows, spanish, strict=True):
         samples[int(window.start_s * RATE)] = float(code)
-    return Listening(FakeWhisper(), SimpleNamespace(find=lambda *_: (VOICE, windows)), samples)
+    return Listening(whisper or FakeWhisper(), SimpleNamespace(find=lambda *_: (VOICE, windows)), samples)
 
 
 def test_the_language_is_that_of_the_whole_song_by_how_long_is_sung():
@@ -104,6 +111,31 @@ def test_no_speech_is_weighed_by_length():
     assert weigh_no_speech(segments) == pytest.approx(0.4)
 
 
+class ShortOfMemory(FakeWhisper):
+    """Runs on a GPU that has no memory for more than three windows."""
+
+    def check(self, encoded) -> None:
+        if encoded.shape[0] > 3:
+            raise RuntimeError("CUDA failed with error out of memory")
+
+    def detect_language(self, encoded):
+        self.check(encoded)
+        return super().detect_language(encoded)
+
+    def generate(self, encoded, prompts, **settings):
+        self.check(encoded)
+        return super().generate(encoded, prompts, **settings)
+
+
+def test_a_gpu_without_memory_for_a_batch_hears_the_same():
+    windows = [VoicedWindow(10 * k, 10 * k + 9, 9) for k in range(2 * BATCH_WINDOWS - 1)]
+    spanish = [bool(k % 3) for k in range(len(windows))]
+    plain = listening(windows, spanish)
+    short = listening(windows, spanish, ShortOfMemory())
+    assert short.identify_language() == plain.identify_language()
+    assert short.transcribe("es") == plain.transcribe("es")
+
+
 STUCK = "round and round we go " * 4
 
 
@@ -120,7 +152,7 @@ class StuckWhisper(FakeWhisper):
         return (
             super().generate(encoded, prompts)
             if "no_repeat_ngram_size" not in settings
-            else [SimpleNamespace(sequences_ids=[[9, 9]], scores=[self.score], no_speech_prob=0.1) for _ in encoded]
+            else [SimpleNamespace(sequences_ids=[[9, 9]], scores=[self.score], no_speech_prob=0.1) for _ in prompts]
         )
 
     def decode(self, tokens):

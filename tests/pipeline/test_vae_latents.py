@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.audio import Audio
-from pipeline.models import ModelFileError
+from pipeline.model_files.errors import ModelFileError
 from pipeline.parity import check_vae
 from pipeline.vae_checkpoint import context_frames
 from pipeline.vae_latents import AudioLengthError, VaeCodec, cut_prompt
@@ -218,6 +218,58 @@ def test_chunks_equal_the_whole(plain: PlainVae, folder: Path, chunk_frames: int
     np.testing.assert_allclose(codec.decode(np.ascontiguousarray(expected_mean)), expected, atol=1e-5)
 
 
+class SmallGpu(nn.Module):
+    """A network that has no memory for more than some chunks at a time, and notes how it was called."""
+
+    def __init__(self, network: nn.Module, most: int) -> None:
+        super().__init__()
+        self.network, self.most = network, most
+        self.sizes: list[int] = []
+        self.precisions: set[tuple[bool, str]] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        self.precisions.add((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+        y: Tensor = self.network(x)
+        return y
+
+
+def put_on_gpu(codec: VaeCodec, most: int) -> tuple[SmallGpu, SmallGpu]:
+    model = codec._model
+    model.encoder, model.decoder = SmallGpu(model.encoder, most), SmallGpu(model.decoder, most)
+    return model.encoder, model.decoder
+
+
+def test_a_batch_without_memory_runs_in_halves(folder: Path) -> None:
+    audio = make_audio(60 * HOP)
+    codec = VaeCodec(folder, chunk_frames=4)
+    mean, std = codec.encode(audio)
+    decoded = codec.decode(mean)
+    codec = VaeCodec(folder, chunk_frames=4, batch_size=8)
+    encoder, decoder = put_on_gpu(codec, most=2)
+    np.testing.assert_allclose(codec.encode(audio), (mean, std), atol=1e-5)
+    np.testing.assert_allclose(codec.decode(mean), decoded, atol=1e-5)
+    for network in (encoder, decoder):  # chunks at the ends have other lengths, and run by themselves
+        start = network.sizes.index(8)
+        assert network.sizes[start : start + 6] == [8, 4, 2, 2, 2, 2]
+        assert max(network.sizes[start + 6 :]) <= 2
+    encoder.most = decoder.most = 0
+    for call in (lambda: codec.encode(audio), lambda: codec.decode(mean)):
+        with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 3\.00 GiB"):
+            call()
+
+
+def test_it_is_ieee_float32_whatever_the_process_has_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = VaeCodec(folder)
+    encoder, decoder = put_on_gpu(codec, most=1)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    codec.decode(codec.encode(make_audio(9_600))[0])
+    assert encoder.precisions == decoder.precisions == {(False, "highest")}
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_context_is_the_reach_of_the_network(plain: PlainVae) -> None:
     num_frames, middle = 31, 15
     encoder_context, decoder_context = context_frames(STRIDES)
@@ -420,8 +472,12 @@ def test_damaged_files_are_refused_whatever_is_damaged(plain: PlainVae, tmp_path
             assert f"vae{suffix}" in str(error)  # noqa: PT017 (either outcome is right, but no other error)
 
 
-def test_folder_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="no VAE weights, expected one of"):
+def test_folder_without_weights_or_config(plain: PlainVae, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"missing; expected the weights of a VAE and their config"):
+        VaeCodec(tmp_path)
+    write_folder(tmp_path, plain.state_dict())
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ModelFileError, match=r"config\.json missing; expected the weights of a VAE"):
         VaeCodec(tmp_path)
 
 

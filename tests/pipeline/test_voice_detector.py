@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,10 +43,24 @@ def test_silence_holds_none(detector):
     assert detector.find(np.zeros(10 * SPEECH_SAMPLE_RATE_HZ, np.float32), 30.0)[1] == []
 
 
+def test_a_gpu_without_memory_for_a_batch_finds_the_same(detector, samples, monkeypatch):
+    expected, _ = detector.find(samples, 30.0)
+    network, sizes = detector._network, []
+
+    def run(windows):
+        sizes.append(len(windows))
+        if len(windows) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network(windows)
+
+    monkeypatch.setattr(detector, "_network", run)
+    np.testing.assert_allclose(detector.find(samples, 30.0)[0], expected, atol=1e-5)  # batches round otherwise
+    assert sizes[0] > 5 >= sizes[-1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("max_window_s", [30.0, 6.0])
 def test_it_finds_what_whisperx_finds(detector, samples, max_window_s):
-    import torch
     from whisperx.vads import Pyannote
 
     theirs = Pyannote(torch.device("cpu"), vad_onset=VAD_ONSET)

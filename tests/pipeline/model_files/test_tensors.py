@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.codebook import Codebook
-from pipeline.models import MINIATURE_FOLDER, ModelFileError
+from pipeline.model_files.errors import ModelFileError
+from pipeline.model_files.names import MINIATURE_FOLDER
+from pipeline.model_files.tensors import check_tensors, read_safetensors, read_torch_file
 from pipeline.semantic_tokens import load_muq
-from pipeline.weights import check_tensors, read_safetensors, read_torch_file
 
 
 class Payload:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pipeline.models import ModelFileError
+from pipeline.model_files.errors import ModelFileError
 
 _MAX_PROBLEMS_SHOWN = 5
 # What reading a damaged file of PyTorch has been seen to raise: zip, pickle and tensors each have their own.
