@@ -30,7 +30,7 @@ from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, 
 from pipeline.audio import decode_audio
 from pipeline.clean_song import MODELS
 from pipeline.inputs import InputError, SongInput, find_songs
-from pipeline.profiles import Profile, check_models
+from pipeline.model_files.profiles import Profile, locate_models
 from pipeline.separator_weights import load_separator
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,9 @@ def time_rival(setup: Setup, whisper: Path, run: int) -> float:
         separate += ["--two-stems", "vocals", "--filename", "{stem}.{ext}", "-o", str(out), str(song.path)]
         transcribe = ["whisperx", str(out / RIVAL_MODEL / "vocals.wav"), "--model", str(whisper), "--device", "cpu"]
         transcribe += ["--compute_type", "int8", "--no_align", "--output_format", "json", "--output_dir", str(out)]
-        if setup.profile.asr.endswith(".en"):  # which of its languages a song has cannot be asked of such a model
+        if setup.profile.given_name("asr").endswith(
+            ".en"
+        ):  # which of its languages a song has cannot be asked of such a model
             transcribe += ["--language", "en"]
         separate_s, transcribe_s = (_time(command, environment)[0] for command in (separate, transcribe))
         logger.info("run %d, rival: %s %.1f + %.1f s", run + 1, song.song_id, separate_s, transcribe_s)
@@ -117,7 +119,7 @@ def prepare(source: Path, profile: Profile, folder: Path, limit: int | None) -> 
         soundfile.write(target / f"{song.path.stem}.wav", decoded.samples.T, decoded.sample_rate)
         assert song.lyrics_path is not None
         shutil.copy(song.lyrics_path, target / song.lyrics_path.name)
-    model = load_separator(profile.separator)
+    model = load_separator(profile.model_path("separator"))
     args, kwargs = model._init_args_kwargs
     (folder / "repo").mkdir()
     package = {"klass": type(model), "args": args, "kwargs": kwargs, "state": model.state_dict()}
@@ -131,7 +133,8 @@ def prepare(source: Path, profile: Profile, folder: Path, limit: int | None) -> 
 
 def compare_clean(source: Path, profile: Profile, limit: int | None, repeats: int) -> dict[str, Any]:
     """Time both sides `repeats` times in turn and return the figures."""
-    whisper = check_models(profile, MODELS)["asr"]
+    profile = locate_models(profile, MODELS)
+    whisper = profile.model_path("asr")
     with tempfile.TemporaryDirectory() as name:
         setup = prepare(source, profile, Path(name), limit)
         ours, rival = [], []

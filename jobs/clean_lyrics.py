@@ -1,7 +1,9 @@
 """raw/ -> clean/: separate vocals, hear what is sung, and keep the lyrics that agree, line by line.
 
-Every song ends in clean/songs.parquet with a verdict, or in clean/quarantine.parquet with a reason. A run that was
-stopped goes on where it was: finished songs are not done again unless their audio, lyrics, settings or models changed.
+Every song ends in clean/songs.parquet with a verdict, in clean/quarantine.parquet because its file is no usable audio,
+or in clean/failed.parquet because this machine could not do it, as for want of memory: the next run tries it again. A
+run that was stopped goes on where it was: finished songs are not done again unless their audio, lyrics, settings or
+models changed.
 """
 
 import argparse
@@ -14,74 +16,109 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from jobs.clean_steps import SongWorker
-from jobs.clean_survey import Survey, settle
-from jobs.cluster import Crew, Row, connect, resolve_path
+from jobs.clean_survey import Survey, record_failure, settle
+from jobs.cluster import Crew, Died, Row, connect, resolve_path
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
-from jobs.folder_lock import lock_folder
+from jobs.failures import Failure, FailureBudget
+from jobs.output_folder import claim_folder, require_apart
+from jobs.run_options import RunOptions, add_run_flags, read_run_options
 from pipeline.clean_folder import (
     CHECKED,
+    FAILED_SCHEMA,
+    LOCK,
     QUARANTINE_SCHEMA,
     RECORDS,
     SONGS_SCHEMA,
-    file_stem,
     read_record,
+    remove_timed_text,
     write_run,
     write_table,
 )
-from pipeline.clean_song import MODELS, CleanSettings
+from pipeline.clean_song import CleanSettings
 from pipeline.inputs import InputError, SongInput, find_songs
-from pipeline.profiles import check_models
 from pipeline.report import write_report
 from shards.atomic_file import remove_temporaries
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_S = 10.0
-WORKERS_PER_GPU = 2  # one decodes and aligns on the CPU while the other separates or transcribes
 
 
 def clean(
-    source: Path, out: Path, settings: CleanSettings, *, limit: int | None, workers: int | None
+    source: Path, out: Path, settings: CleanSettings, options: RunOptions, limit: int | None = None
 ) -> dict[str, Any]:
     """Clean all songs of `source` into `out` and return the totals of the run."""
     started = time.monotonic()
+    require_apart(source, out)
     songs = find_songs(source)[:limit]
-    check_models(settings.profile, MODELS)
-    out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(out, out / RECORDS / "lock", "cleaning"):
+    settings = settings.locate_models(song.language for song in songs)
+    with claim_folder(out, out / LOCK, "cleaning"):
         for folder in (out, out / "lyrics", *(out / RECORDS).glob("*"), *(out / CHECKED).glob("*")):
             remove_temporaries(folder)
         logger.info("%d songs in %s", len(songs), source)
-        survey = functools.partial(Survey, out, settings, settings.fingerprint())
-        cluster = connect()
+        cluster = connect(options.device, options.max_worker_bytes)
         with Crew(cluster.readers()) as readers:
-            rows = readers.stream([{"source": song} for song in songs], survey)
-            surveyed = sorted(rows, key=lambda row: row["source"].song_id)
+            surveyed = _look_at_files(songs, out, settings, options, readers)
             todo, num_finished = settle(out, surveyed, settings)
+            settings.check_aligners(row["source"].language or row["text_language"] for row in todo)
             logger.info("%d songs to listen to, %d finished before", len(todo), num_finished)
-            # The longest first: no core waits long for the last song.
-            todo.sort(key=lambda row: (-row["checked"].duration_s, row["source"].song_id))
-            pool = cluster.encoders(workers or WORKERS_PER_GPU * int(cluster.num_gpus))
+            # What failed before comes last, or it would keep the others waiting each time. Else the longest first: no
+            # core waits long for the last song.
+            todo.sort(key=lambda row: (row["failed_before"], -row["checked"].duration_s, row["source"].song_id))
             stages = functools.partial(settings.stages, cluster.device)
             make_worker = functools.partial(SongWorker, stages, out, settings.keep_vocals)
-            with readers.fit(pool) as listeners:  # a worker that has read files starts to listen sooner
-                _listen(todo, make_worker, listeners)
+            # A worker that has read files starts to listen sooner.
+            with readers.fit(cluster.encoders(options.workers)) as listeners:
+                _listen(out, todo, make_worker, listeners, options)
         return write_outputs(out, songs, settings, time.monotonic() - started, num_finished)
 
 
-def _listen(todo: Sequence[Row], make_worker: Callable[[], SongWorker], crew: Crew) -> None:
+def _look_at_files(
+    songs: Sequence[SongInput], out: Path, settings: CleanSettings, options: RunOptions, crew: Crew
+) -> list[Row]:
+    """Return what is known of every song without listening, sorted by song_id."""
+    survey = functools.partial(Survey, out, settings, settings.fingerprint())
+    results = crew.stream([{"source": song} for song in songs], survey, lambda _: options.max_seconds(0.0))
+    rows = [row.row | {"failed": Failure(row.reason)} if isinstance(row, Died) else row for row in results]
+    return sorted(rows, key=lambda row: row["source"].song_id)
+
+
+def _listen(
+    out: Path, todo: Sequence[Row], make_worker: Callable[[], SongWorker], crew: Crew, options: RunOptions
+) -> None:
     """Take all songs through the heavy stages, and say how far they are."""
     total_s = sum(row["checked"].duration_s for row in todo)
     started = last = time.monotonic()
     done_s = 0.0
-    for count, summary in enumerate(crew.stream(todo, make_worker), 1):
+    budget = FailureBudget(options.max_failed_rate, len(todo))
+    results = crew.stream(todo, make_worker, lambda row: options.max_seconds(row["checked"].duration_s))
+    for count, result in enumerate(results, 1):
+        summary = _record_death(out, result) if isinstance(result, Died) else result
         done_s += summary["duration_s"]
+        if summary["verdict"] == "failed":
+            budget.add_failure(summary["song_id"], summary["reason"])
+        else:
+            budget.add_success()
         if count == len(todo) or time.monotonic() - last > PROGRESS_S or sys.stderr.isatty():
             last = time.monotonic()
             eta_s = (last - started) / done_s * (total_s - done_s)
             name = f"{summary['verdict']} {summary['reason']}".strip()
             logger.info("%d of %d songs, about %.0f s left; %s: %s", count, len(todo), eta_s, summary["song_id"], name)
+
+
+def _record_death(out: Path, died: Died) -> Row:
+    """Record a song that its worker did not survive, and return its summary."""
+    source: SongInput = died.row["source"]
+    record_failure(out, source, Failure(died.reason))
+    return {
+        "song_id": source.song_id,
+        "verdict": "failed",
+        "reason": died.reason,
+        "duration_s": died.row["checked"].duration_s,
+    }
 
 
 def write_outputs(
@@ -103,14 +140,17 @@ def write_outputs(
     for _, record in records:
         seconds.update(record.get("seconds", {}) if record else {})
     quarantined = [record["quarantine"] for _, record in records if record and "quarantine" in record]
+    failed = [record["failed"] for _, record in records if record and "failed" in record]
+    _remove_stale(out, {row["song_id"] for row in rows if row["verdict"] == "keep"})
     write_table(out / "songs.parquet", rows, SONGS_SCHEMA)
     write_table(out / "quarantine.parquet", quarantined, QUARANTINE_SCHEMA)
-    _remove_stale(out, {file_stem(row["song_id"]) for row in rows if row["verdict"] == "keep"})
+    write_table(out / "failed.parquet", failed, FAILED_SCHEMA)
     stats = {
         "seen": len(records),
         "kept": sum(row["verdict"] == "keep" for row in rows),
         "rejected": dict(Counter(row["reason"] for row in rows if row["verdict"] == "reject")),
         "quarantined": len(quarantined),
+        "failed": len(failed),
         "lines": dict(Counter(line["edit"] for row in rows if row["verdict"] == "keep" for line in row["lines"])),
         "dropped_lines": dict(Counter(line["reason"] for row in rows for line in row["dropped"])),
         "audio_hours": round(sum(row["duration_s"] for row in rows) / 3600, 4),
@@ -119,15 +159,21 @@ def write_outputs(
         "wall_s": round(wall_s, 2),  # of this run; the seconds above are those of all songs, whenever they were done
     }
     write_run(out, settings.facts(), stats)
-    write_report(out / "report.html", rows, quarantined, stats)
+    write_report(out / "report.html", rows, quarantined, failed, stats)
     return stats
 
 
 def _remove_stale(out: Path, kept: set[str]) -> None:
-    """Lyric files of songs that an earlier run kept and this one does not would mislead."""
-    for path in (out / "lyrics").glob("*"):
-        if path.stem not in kept and path.suffix in (".lrc", ".TextGrid"):
-            path.unlink()
+    """Remove the lyrics files of songs that the last run kept and this one does not: they would mislead.
+
+    Only what songs.parquet names: other files in the folder belong to somebody else.
+    """
+    if not (out / "songs.parquet").exists():
+        return
+    last = pq.read_table(out / "songs.parquet", columns=["song_id", "verdict"]).to_pylist()
+    for row in last:
+        if row["verdict"] == "keep" and row["song_id"] not in kept:
+            remove_timed_text(out, row["song_id"])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -150,7 +196,6 @@ def parse_arguments() -> argparse.Namespace:
         "sung in each; a manifest's and the lyrics' language are hints)"
     )  # fmt: skip
     parser.add_argument("--limit", type=int, help="only the first N songs")
-    parser.add_argument("--workers", type=int, help="workers per heavy stage (default: from CPUs and GPUs)")
     parser.add_argument(
         "--min-duration", type=float, default=1.0, help="shorter songs are rejected, in seconds (default: 1)"
     )
@@ -170,6 +215,7 @@ def parse_arguments() -> argparse.Namespace:
         "--max-drop-rate", type=float, default=1.0, help="exit with 1 where more than this share of the inputs was "
         "rejected or quarantined (default: 1, never)"
     )  # fmt: skip
+    add_run_flags(parser)
     return parser.parse_args()
 
 
@@ -177,9 +223,9 @@ def main() -> tuple[dict[str, Any], int]:
     """Run the command."""
     arguments = parse_arguments()
     source, out = resolve_path(arguments.source), resolve_path(arguments.out)
-    for name, value in (("--limit", arguments.limit), ("--workers", arguments.workers)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} {value}: expected 1 or more")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InputError(f"--limit {arguments.limit}: expected 1 or more")
+    options = read_run_options(arguments)
     settings = CleanSettings(
         profile=read_profile(arguments),
         language=arguments.language,
@@ -189,8 +235,17 @@ def main() -> tuple[dict[str, Any], int]:
         keep_vocals=arguments.keep_vocals,
         lyrics_from_asr=arguments.lyrics_from_asr,
     )
-    stats = clean(source, out, settings, limit=arguments.limit, workers=arguments.workers)
-    dropped = 1 - stats["kept"] / max(stats["seen"], 1)
+    stats = clean(source, out, settings, options, arguments.limit)
+    if stats["failed"] > arguments.max_failed_rate * stats["seen"]:
+        logger.error(
+            "%d of %d songs failed, --max-failed-rate allows %.0f%%: failed.parquet says why; the same command tries "
+            "them again",
+            stats["failed"],
+            stats["seen"],
+            100 * arguments.max_failed_rate,
+        )
+        return stats, EXIT_SHORT
+    dropped = (sum(stats["rejected"].values()) + stats["quarantined"]) / max(stats["seen"], 1)
     if dropped > arguments.max_drop_rate:
         logger.error(
             "%.0f%% of the inputs were dropped, --max-drop-rate allows %.0f%%",

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.clean_survey import quarantine
+from jobs.clean_survey import quarantine, record_failure
 from jobs.cluster import Row, naming
-from pipeline.audio import AudioDecodeError
+from jobs.failures import Failure, attempt
+from pipeline.audio import AudioDecodeError, hash_file
 from pipeline.check_audio import CheckAudio
 from pipeline.clean_song import finish_song, start_song
-from pipeline.song import Drop
+from pipeline.song import Drop, Song
 from pipeline.stage import Stage, run_stages
 from pipeline.transcribe_vocals import explain_drop
 
@@ -28,19 +29,27 @@ class SongWorker:
         self._out, self._keep_vocals = out, keep_vocals
 
     def __call__(self, row: Row) -> Row:
-        """Finish one song; only a summary goes on."""
+        """Take one song to its record; only a summary goes on."""
         song = start_song(row["source"], row["sha256"])
         row["checked"].fill(song)
         seconds = {CheckAudio.name: row["checked"].seconds}
         try:
             with naming(song.song_id):
-                result = run_stages(self._stages, song, seconds)
-        except ValueError as error:  # AudioDecodeError and whatever else a stage finds wrong with this song
-            reason = str(error) if isinstance(error, AudioDecodeError) else f"{type(error).__name__}: {error}"
-            quarantine(self._out, row | {"quarantine": reason})
-            return {"song_id": song.song_id, "verdict": "quarantine", "reason": reason, "duration_s": song.duration_s}
+                result = attempt(lambda: run_stages(self._stages, song, seconds))
+                if hash_file(song.path) != song.sha256:  # the verdict would be that of other bytes
+                    result = Failure("the file changed while the run was on; run again when nobody writes to it")
+        except AudioDecodeError as error:
+            quarantine(self._out, row | {"quarantine": str(error)})
+            return self._summary(song, "quarantine", str(error))
+        if isinstance(result, Failure):
+            record_failure(self._out, row["source"], result)
+            return self._summary(song, "failed", result.reason)
         drop = explain_drop(song, result) if isinstance(result, Drop) else None
         finished = finish_song(
             self._out, song, drop, row["fingerprint"], seconds=seconds, keep_vocals=self._keep_vocals
         )
-        return {name: finished[name] for name in ("song_id", "verdict", "reason", "duration_s")}
+        return self._summary(song, finished["verdict"], finished["reason"])
+
+    @staticmethod
+    def _summary(song: Song, verdict: str, reason: str) -> Row:
+        return {"song_id": song.song_id, "verdict": verdict, "reason": reason, "duration_s": song.duration_s}

@@ -3,11 +3,12 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster import Row, naming
+from jobs.cluster import Row
+from jobs.failures import Failure, attempt
 from pipeline.audio import AudioDecodeError, hash_file, require_regular_file
 from pipeline.audio_fingerprint import find_near_duplicates
 from pipeline.check_audio import CheckAudio
@@ -21,6 +22,7 @@ from pipeline.lyrics_encoding import LyricsError, decode_lyrics
 from pipeline.lyrics_text import split_words
 from pipeline.match_words import sound_key
 from pipeline.song import Drop, DroppedLine
+from pipeline.text_language import identify_text
 
 # Of the word pairs of the poorer of two lyrics. Clean and noisy ones of a song at hand share 0.82 and more, those of
 # different songs 0.11 at most (0.30 where lines of the other were mixed in).
@@ -36,44 +38,57 @@ class Survey:
     settings_fingerprint: str
 
     def __call__(self, row: Row) -> Row:
-        """Add sha256, fingerprint, checked, num_letters (of the lyrics), finished; or why it goes to quarantine."""
+        """Add what `_look` found out; or `quarantine`, or `failed`, with the reason."""
         source: SongInput = row["source"]
         try:
             if source.problem:
                 raise AudioDecodeError(source.problem)
             require_regular_file(source.path)
-            sha256 = hash_file(source.path)
-            with naming(source.song_id):
-                checked = check_file(self.out, source.path, sha256, self.settings.check())
+            try:
+                sha256 = hash_file(source.path)
+            except OSError as error:
+                raise AudioDecodeError(f"cannot be read: {error.strerror}") from error
+            found = attempt(lambda: self._look(source, sha256))
         except AudioDecodeError as error:
             return row | {"quarantine": str(error)}
-        except OSError as error:
-            return row | {"quarantine": f"cannot be read: {error.strerror}"}
+        return row | ({"failed": found} if isinstance(found, Failure) else found)
+
+    def _look(self, source: SongInput, sha256: str) -> Row:
+        """Return sha256, fingerprint, checked, num_letters and text_language (of the lyrics), finished."""
+        checked = check_file(self.out, source.path, sha256, self.settings.check())
+        text_language = ""
         try:
             lyrics = lyrics_bytes(source)
-            num_letters = sum(len(line.text) for line in parse_lyrics(decode_lyrics(lyrics)).lines)
+            text = decode_lyrics(lyrics)
+            num_letters = sum(len(line.text) for line in parse_lyrics(text).lines)
+            text_language = identify_text(text)
         except LyricsError:  # start_song says so in the song's warnings
             lyrics, num_letters = b"unreadable", 0
         fingerprint = song_fingerprint(self.settings_fingerprint, sha256, source, lyrics)
         record = read_record(self.out, source.song_id)
-        return row | {
+        return {
             "sha256": sha256,
             "fingerprint": fingerprint,
             "checked": checked,
             "num_letters": num_letters,
+            "text_language": text_language,
             "finished": record is not None and record["fingerprint"] == fingerprint,
+            "failed_before": record is not None and "failed" in record,
         }
 
 
 def settle(out: Path, surveyed: Sequence[Row], settings: CleanSettings) -> tuple[list[Row], int]:
     """Write down what is decided without listening; return the rows that need work, and how many were finished.
 
-    Unreadable files, songs that the cheap checks reject, copies of another song, and songs without any lyrics.
+    Unreadable files, songs that failed, songs that the cheap checks reject, copies of another song, and songs without
+    any lyrics.
     """
     for row in surveyed:
         if row.get("quarantine"):
             quarantine(out, row)
-    readable = [row for row in surveyed if not row.get("quarantine")]
+        elif row.get("failed"):
+            record_failure(out, row["source"], row["failed"])
+    readable = [row for row in surveyed if not row.get("quarantine") and not row.get("failed")]
     usable = [row for row in readable if not row["checked"].unreadable and not row["checked"].drop]
     originals = find_originals(usable)
     todo, num_finished = [], 0
@@ -164,3 +179,9 @@ def quarantine(out: Path, row: Row) -> None:
     source: SongInput = row["source"]
     entry = {"song_id": source.song_id, "audio": source.audio, "reason": row["quarantine"]}
     write_record(out, {"song_id": source.song_id, "fingerprint": row.get("fingerprint", ""), "quarantine": entry})
+
+
+def record_failure(out: Path, source: SongInput, failure: Failure) -> None:
+    """Record a song that could not be computed: it counts as unfinished, and the next run tries it again."""
+    entry = {"song_id": source.song_id, "audio": source.audio, **asdict(failure)}
+    write_record(out, {"song_id": source.song_id, "fingerprint": "", "failed": entry})

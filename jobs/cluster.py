@@ -7,11 +7,13 @@ import logging
 import math
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 # Where a token lies in the home folder, a running cluster asks for it, and Ray reads this variable when it is imported.
 if (Path.home() / ".ray" / "auth_token").exists():
@@ -24,8 +26,11 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError  # noqa: E4
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+Device = Literal["auto", "cuda", "cpu"]
+Result = TypeVar("Result")
 
 DISTRIBUTION = "songbloom-train"
+OWN_PACKAGES = ("pipeline", "model", "shards", "jobs")
 # glibc's settings for workers: keep a few hundred megabytes that are freed. A network takes and frees the same tens of
 # megabytes again and again, and giving them back to have them cleared anew takes a third of a Whisper's encoder and an
 # eighth of a separation on a CPU (pipeline/README.md). One arena, as only the first can hold so much, and CTranslate2
@@ -39,10 +44,21 @@ _KEEP_FREED_MEMORY = {
 # The part of a Ray of our own that would start machines. Told to end it goes on, and Ray waits a second for it.
 _MONITOR = "/autoscaler/_private/monitor.py"
 MAX_RETRIES = 2  # of a row whose worker died, say with its machine or for want of memory
+_LOOK_S = 1.0  # between two looks at the clock, and at a worker's memory
+_EXIT_MEMORY = 71
+WORKERS_PER_GPU = 2  # one reads, decodes and resamples on the CPU while the other uses the GPU
 
 
 class JobError(RuntimeError):
     """A job that cannot go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A row whose worker process died each time that it was tried."""
+
+    row: Row
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +68,7 @@ class Pool:
     num_workers: int
     num_cpus: float
     num_gpus: float = 0.0
+    max_memory_bytes: int | None = None  # resident, of each worker; one that takes more ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +77,7 @@ class Cluster:
 
     num_cpus: float
     num_gpus: float
+    max_worker_bytes: int | None = None  # see `Pool`
 
     @property
     def device(self) -> str:
@@ -68,27 +86,89 @@ class Cluster:
 
     def readers(self) -> Pool:
         """Return a pool for work without weights: a whole core each, as many at once would only fill the memory."""
-        return Pool(num_workers=max(1, int(self.num_cpus)), num_cpus=min(1.0, self.num_cpus))
+        return self._pool(max(1, int(self.num_cpus)), min(1.0, self.num_cpus))
 
     def encoders(self, requested: int | None = None) -> Pool:
-        """Return a pool for work with weights: one worker per GPU, or per core where there is none.
+        """Return a pool for work with weights: `WORKERS_PER_GPU` for each GPU, or one per core where there is none.
 
         More workers than GPUs share them in equal parts, so that all can start; fewer take one each.
         """
-        workers = requested or max(1, int(self.num_gpus or self.num_cpus))
+        workers = requested or max(1, int(WORKERS_PER_GPU * self.num_gpus or self.num_cpus))
         num_gpus = 1 / math.ceil(workers / self.num_gpus) if self.num_gpus else 0.0
         # Ray counts in steps of 0.0001; rounding down keeps the sum under what there is.
         num_cpus, num_gpus = (int(10_000 * what) / 10_000 for what in (self.num_cpus / workers, num_gpus))
-        return Pool(num_workers=workers, num_cpus=min(1.0, num_cpus), num_gpus=num_gpus)
+        return self._pool(workers, min(1.0, num_cpus), num_gpus)
+
+    def _pool(self, num_workers: int, num_cpus: float, num_gpus: float = 0.0) -> Pool:
+        return Pool(
+            num_workers=num_workers, num_cpus=num_cpus, num_gpus=num_gpus, max_memory_bytes=self.max_worker_bytes
+        )
 
 
-def connect() -> Cluster:
-    """Join the running Ray cluster, or start one in this process, and return what it has."""
+def connect(device: Device = "auto", max_worker_bytes: int | None = None) -> Cluster:
+    """Join the running Ray cluster, or start one in this process, and return what of it this job may use.
+
+    Args:
+        device: "auto" takes the GPUs if there are any, "cuda" insists on them, "cpu" leaves them alone.
+        max_worker_bytes: main memory of a worker, see `Pool`.
+
+    Raises:
+        JobError: no Ray answers, or there is a GPU that PyTorch cannot use: nothing is silently done on the CPU.
+    """
     origin = "going on with the same Ray" if ray.is_initialized() else _join_or_start()
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cluster = Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
+    num_gpus = resources.get("GPU", 0.0)
+    if device == "cuda" and not num_gpus:
+        raise JobError("--device cuda: this Ray has no GPU; start it on a machine with one, or leave --device out")
+    if device != "cpu" and (fault := _explain_unusable_gpu()):  # Ray counts GPUs whose driver is too old as well
+        raise JobError(f"{fault}; or add --device cpu")
+    cluster = Cluster(resources.get("CPU", 1.0), 0.0 if device == "cpu" else num_gpus, max_worker_bytes)
     logger.info("%s: %g CPUs, %g GPUs", origin, cluster.num_cpus, cluster.num_gpus)
     return cluster
+
+
+def _explain_unusable_gpu() -> str | None:
+    """Return why PyTorch cannot use the GPU of this machine, None if it can or there is none."""
+    from model.nvidia_driver import read_driver
+
+    if not read_driver().gpus:  # importing PyTorch takes a second
+        return None
+    from model.hardware import explain_unusable_gpu
+
+    return explain_unusable_gpu()
+
+
+def is_running() -> bool:
+    """Whether a Ray runs that a job of this machine would join."""
+    return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS") or _started_cluster())
+
+
+def on_every_node(function: Callable[[], Result]) -> dict[str, Result]:
+    """Run a function once on every node of the cluster that `connect` has joined, and return the results by node.
+
+    Args:
+        function: is sent to the nodes; it takes no CPU of those that jobs wait for.
+
+    Raises:
+        JobError: a node did not answer, or the function raised there; the message names the node.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    remote: Any = ray.remote(_call)
+    running = {}
+    for node_id, host in nodes.items():
+        strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        # Several nodes of a test run on one host.
+        name = host if list(nodes.values()).count(host) == 1 else f"{host} ({node_id[:8]})"
+        running[name] = remote.options(num_cpus=0, scheduling_strategy=strategy).remote(function)
+    results: dict[str, Result] = {}
+    for name, future in running.items():
+        try:
+            results[name] = ray.get(future)
+        except RayError as error:
+            raise JobError(f"node {name}: {_root_message(error)}") from error
+    return results
 
 
 def _join_or_start() -> str:
@@ -163,76 +243,107 @@ class Crew:
         self.__exit__()
         return Crew(pool)
 
-    def _hire(self, num_workers: int) -> None:
+    def _start_workers(self, num_workers: int) -> None:
+        self._workers += [self._start_worker() for _ in range(num_workers - len(self._workers))]
+
+    def _start_worker(self) -> Any:
         actor: Any = ray.remote(_Worker)
-        actor = actor.options(
+        return actor.options(
             num_cpus=self._pool.num_cpus,
             num_gpus=self._pool.num_gpus,
             max_restarts=-1,
             max_task_retries=MAX_RETRIES,
             # A Ray that was started for this run has it already, and processes of it that wait for work serve.
             runtime_env={"env_vars": settings} if (settings := _worker_environment()) else None,
-        )
-        self._workers += [actor.remote() for _ in range(num_workers - len(self._workers))]
+        ).remote(self._pool.max_memory_bytes)
 
-    def stream(self, rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]]) -> Iterator[Row]:
+    def stream(
+        self,
+        rows: Sequence[Row],
+        make_worker: Callable[[], Callable[[Row], Row]],
+        max_seconds: Callable[[Row], float] | None = None,
+    ) -> Iterator[Row | Died]:
         """Map every row to a row, and yield the results as they finish, in any order.
 
-        Every process calls `make_worker` once, and takes the next row when it is done with one.
+        Every process calls `make_worker` once, and takes the next row when it is done with one. A row whose process
+        died, and again each time it was tried again, comes back as `Died`: the others go on. So does a row that takes
+        longer than `max_seconds` says for it; its process is ended, and another takes its place.
 
         Raises:
-            JobError: a worker raised; the message is the worker's. Or it died, and again when the row was tried again.
+            JobError: a worker raised; the message is the worker's.
         """
-        self._hire(min(self._pool.num_workers, len(rows)))
+        self._start_workers(min(self._pool.num_workers, len(rows)))
         self._num_streams += 1
         work = self._num_streams, ray.put(make_worker)
         waiting, num_left = iter(rows), len(rows)
         # A worker gets its first row when it has started: on a busy cluster some may never do. A start is not tried
-        # again, as Ray would report those that `__exit__` ends; who dies in it is made anew with its first row.
+        # again, as Ray would report those that `__exit__` ends; one that dies in it starts again with its first row.
         starts = [(w.start.options(max_task_retries=0), w) for w in self._workers[: len(rows)]]
-        running: dict[Any, tuple[Any, Row]] = {start.remote(*work): (worker, {}) for start, worker in starts}
+        running = {start.remote(*work): _Task(worker, {}, math.inf) for start, worker in starts}
         while num_left:
-            done = ray.wait(list(running))[0][0]
-            worker, row = running.pop(done)
-            result = _result(done, row)
-            for following in itertools.islice(waiting, 1):  # before the caller takes its time over the result
-                running[worker.process.remote(*work, following)] = worker, following
-            if row:
-                num_left -= 1
-                yield result
+            done = ray.wait(list(running), timeout=_LOOK_S)[0]
+            now_s = time.monotonic()
+            late = [future for future, task in running.items() if future not in done and now_s > task.deadline_s]
+            for future in done + late:
+                task = running.pop(future)
+                result = self._end_late(task) if future in late else _result(future, task.row)
+                worker = self._workers[-1] if future in late else task.worker
+                for following in itertools.islice(waiting, 1):  # before the caller takes its time over the result
+                    deadline_s = now_s + max_seconds(following) if max_seconds else math.inf
+                    running[worker.process.remote(*work, following)] = _Task(worker, following, deadline_s)
+                if task.row:
+                    num_left -= 1
+                    yield result
+
+    def _end_late(self, task: "_Task") -> Died:
+        """End a worker that takes too long, and start another, the last of the workers."""
+        ray.kill(task.worker)  # its row with it, which Ray would else try again
+        self._workers.remove(task.worker)
+        self._workers.append(self._start_worker())
+        return Died(task.row, "it took longer than --max-seconds-per-song allows; a library hangs, or the limit is low")
 
 
-def stream(rows: Sequence[Row], make_worker: Callable[[], Callable[[Row], Row]], pool: Pool) -> Iterator[Row]:
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What a worker does: a row, or its start where there is none, until `deadline_s` of the monotonic clock."""
+
+    worker: Any
+    row: Row
+    deadline_s: float
+
+
+def stream(
+    rows: Sequence[Row],
+    make_worker: Callable[[], Callable[[Row], Row]],
+    pool: Pool,
+    max_seconds: Callable[[Row], float] | None = None,
+) -> Iterator[Row | Died]:
     """Map rows as `Crew.stream` does, on a crew of its own."""
     with Crew(pool) as crew:
-        yield from crew.stream(rows, make_worker)
+        yield from crew.stream(rows, make_worker, max_seconds)
 
 
-def _result(done: Any, row: Row) -> Row:
+def _result(done: Any, row: Row) -> Row | Died:
     try:
         result: Row = ray.get(done)
     except (RayActorError, OutOfMemoryError) as error:
         if not row:  # it died as it started
             return row
-        raise JobError(
-            f"song {_song_id(row)!r}: the worker process died {MAX_RETRIES + 1} times, for want of memory or in a "
-            f"library; run fewer workers (--workers) or leave the song out, and run again: {error}"
-        ) from error
+        why = "for want of memory" if isinstance(error, OutOfMemoryError) else "for want of memory or in a library"
+        return Died(row, f"its worker process died {MAX_RETRIES + 1} times, {why}; fewer --workers leave more memory")
     except RayError as error:
         raise JobError(_root_message(error)) from error
     return result
 
 
-def _song_id(row: Row) -> str:
-    return next((str(value.song_id) for value in row.values() if hasattr(value, "song_id")), "")
-
-
 class _Worker:
     """A process that maps rows; where it is started anew after its death it has to be made anew as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_memory_bytes: int | None) -> None:
         self._work = 0
         self._map: Callable[[Row], Row]
+        if max_memory_bytes is not None:
+            threading.Thread(target=_watch_memory, args=(max_memory_bytes,), daemon=True).start()
 
     def start(self, work: int, make_worker: Callable[[], Callable[[Row], Row]]) -> Row:
         if work != self._work:  # not in __init__: what is raised there reaches nobody as it is
@@ -245,11 +356,28 @@ class _Worker:
         return self._map(row)
 
 
+def _watch_memory(max_bytes: int) -> None:
+    """End this process once it holds more memory: its row is tried again, and comes back as `Died` in the end."""
+    process = psutil.Process()
+    while (num_bytes := process.memory_info().rss) <= max_bytes:
+        time.sleep(_LOOK_S)
+    logger.error(
+        "%.1f GB of memory, --max-worker-memory allows %.1f: this process ends", num_bytes / 1e9, max_bytes / 1e9
+    )
+    os._exit(_EXIT_MEMORY)
+
+
 def _root_message(error: BaseException) -> str:
     """Return what a worker raised, without the wrappers around it, and the notes that were added to it."""
-    while inner := getattr(error, "cause", None) or error.__cause__:
+    while isinstance(error, RayError) and (inner := getattr(error, "cause", None) or error.__cause__):
         error = inner
-    return " ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+    is_ours = type(error).__module__.split(".")[0] in OWN_PACKAGES  # its message says all
+    text = str(error) if is_ours else f"{type(error).__name__}: {error}"
+    return " ".join([text, *getattr(error, "__notes__", [])])
+
+
+def _call(function: Callable[[], Result]) -> Result:
+    return function()
 
 
 @contextmanager
@@ -268,15 +396,26 @@ def resolve_path(path: Path) -> Path:
     Relative paths mean the working directory, as everywhere. A job submitted with `--working-dir` runs in a copy that
     Ray made and deletes: there they mean the checkout that the environment was installed from.
     """
-    if path.is_absolute():
-        return path
-    if not _runs_in_uploaded_copy():
-        return Path.cwd() / path
+    if path.is_absolute() or not _runs_in_uploaded_copy():
+        return _normalise(path)
     root = _installed_checkout()
     if root is None:
         raise JobError(f"{path}: this job runs in a copy made by --working-dir, which Ray deletes; give absolute paths")
     logger.info("running in an uploaded copy: %s means %s", path, root / path)
-    return root / path
+    return _normalise(root / path)
+
+
+def _normalise(path: Path) -> Path:
+    """Return an absolute path without `..`; links stay: a folder of links is a common way to choose songs.
+
+    `..` after a link means the folder above what it leads to, as for the shell's `ls`.
+    """
+    absolute = Path.cwd() / path
+    while ".." in absolute.parts:
+        parts = absolute.parts
+        position = parts.index("..")
+        absolute = Path(*parts[:position]).resolve().parent.joinpath(*parts[position + 1 :])
+    return absolute
 
 
 def _runs_in_uploaded_copy() -> bool:

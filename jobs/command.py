@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,14 +15,15 @@ from jobs.cluster import JobError, leave
 from model.config import ConfigError
 from pipeline.inputs import InputError
 from pipeline.lyrics_encoding import LyricsError
-from pipeline.models import STAGES, ModelFileError, ModelNotFoundError
-from pipeline.profiles import PROFILES, Profile, ProfileError, get_profile
+from pipeline.model_files.errors import ModelError
+from pipeline.model_files.profiles import PROFILES, Profile, ProfileError, get_profile
+from pipeline.model_files.stage_files import STAGES
 from shards.schema import ShardError
 
 EXIT_FINE, EXIT_SHORT, EXIT_WRONG_USE = 0, 1, 2
 
 # What a user can mend: one line, no traceback.
-_USE_ERRORS = (InputError, LyricsError, ModelNotFoundError, ModelFileError, ProfileError, ShardError, ConfigError)
+_USE_ERRORS = (InputError, LyricsError, ModelError, ProfileError, ShardError, ConfigError)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -66,9 +68,28 @@ def read_profile(arguments: argparse.Namespace) -> Profile:
     return replace(profile, **{stage: name for stage, name in named.items() if name})
 
 
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return text that stays on its line of a terminal: names of files may hold line ends and escape codes."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+class _LogFormatter(logging.Formatter):
+    """One line for every message; only tracebacks have more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the message as it may be printed."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 def run_command(main: Callable[[], tuple[dict[str, Any], int]]) -> NoReturn:
     """Run a command and exit: `main` returns its totals, printed as the last line, and the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LogFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("whisperx", "lightning", "lightning.pytorch", "pytorch_lightning", "py.warnings", "ray", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -87,5 +108,5 @@ def run_command(main: Callable[[], tuple[dict[str, Any], int]]) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable(message)}\n")
     return code

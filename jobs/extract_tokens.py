@@ -18,17 +18,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs.cluster import Row, connect, naming, resolve_path, stream
+from jobs.cluster import Died, Row, connect, naming, resolve_path, stream
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
-from jobs.folder_lock import lock_folder
+from jobs.failures import Failure, FailureBudget, attempt
+from jobs.output_folder import claim_folder, require_apart
+from jobs.run_options import RunOptions, add_run_flags, read_run_options
 from pipeline.audio import AudioDecodeError, decode_audio, hash_file, require_regular_file
 from pipeline.clean_folder import write_text
 from pipeline.clean_song import lyrics_bytes
 from pipeline.encode_song import MODELS, SongEncoder, SongToEncode, describe_models
 from pipeline.inputs import InputError, SongInput, find_songs
 from pipeline.lyrics_encoding import decode_lyrics
+from pipeline.model_files.profiles import Profile, locate_models
 from pipeline.plan_shards import PlannedShard, plan_shards, song_from_raw, songs_from_clean
-from pipeline.profiles import Profile, check_models
 from shards.atomic_file import remove_temporaries
 from shards.dataset_info import INFO_NAME, DatasetInfo, write_dataset_info
 from shards.index import INDEX_NAME, IndexRow, write_index
@@ -41,11 +43,16 @@ from shards.writer import write_shard
 logger = logging.getLogger(__name__)
 
 PROGRESS = ".progress"  # samples and facts of shards under way; readers of the dataset never look there
+PLANNED = "planned.json"  # names of the shards that belong to this job
 PROGRESS_S = 10.0
 
 
 class EncodeWorker:
-    """Encodes songs and leaves each as a one-sample shard for assembly."""
+    """Encodes songs and leaves each as a one-sample shard for assembly.
+
+    A song that has no usable audio any more, or lyrics that no shard can hold, is `unusable`; one that could not be
+    computed here is `failed`. Both are left out and tried again by the next run.
+    """
 
     def __init__(self, profile: Profile, device: str, progress: Path) -> None:
         """Load the models, once per process."""
@@ -54,19 +61,27 @@ class EncodeWorker:
         self._progress = progress
 
     def __call__(self, row: Row) -> Row:
-        """Encode one song; only its key and, where it failed, the reason go on."""
+        """Encode one song; only its name and, where it is left out, the reason go on."""
         song: SongToEncode = row["song"]
-        summary = {"shard": row["shard"], "key": song.key, "song_id": song.row["song_id"], "failed": ""}
-        try:
-            require_regular_file(song.path)
-            if hash_file(song.path) != song.row["sha256"]:
-                raise AudioDecodeError("the file has changed since it was read first; clean it again")
-            with naming(song.row["song_id"]):
-                sample = self._encoder.encode(song)
+        summary = {"shard": row["shard"], "song_id": song.row["song_id"], "unusable": "", "failed": ""}
+        with naming(song.row["song_id"]):
+            try:
+                require_regular_file(song.path)
+                _require_unchanged(song)
+                sample = attempt(lambda: self._encoder.encode(song))
+                _require_unchanged(song)  # while it was read
+                if isinstance(sample, Failure):
+                    logger.error("%s: %s", song.row["song_id"], sample.traceback)
+                    return summary | {"failed": sample.reason}
                 write_shard(self._progress / _sample_name(row["shard"], song.key), [sample])
-        except ValueError as error:  # AudioDecodeError, ShardError and whatever else is wrong with this song
-            return summary | {"failed": str(error)}
+            except (AudioDecodeError, ShardError) as error:
+                return summary | {"unusable": str(error)}
         return summary
+
+
+def _require_unchanged(song: SongToEncode) -> None:
+    if hash_file(song.path) != song.row["sha256"]:
+        raise AudioDecodeError("the file has changed since it was read first; clean it again")
 
 
 def _sample_name(shard: str, key: str) -> str:
@@ -84,19 +99,28 @@ class Survey:
         """Add `song`, or `failed` with the reason."""
         source: SongInput = row["source"]
         try:
-            if source.problem:
-                raise AudioDecodeError(source.problem)
-            duration_s = decode_audio(source.path).duration_s
-            text = decode_lyrics(lyrics_bytes(source))
-        except ValueError as error:  # AudioDecodeError, LyricsError
-            return {"song": None, "song_id": source.song_id, "failed": str(error)}
-        song = song_from_raw(source, text, hash_file(source.path), duration_s, self._models)
-        return {"song": song, "song_id": source.song_id, "failed": ""}
+            found = attempt(lambda: self._read(source))
+        except AudioDecodeError as error:
+            found = Failure(str(error))
+        if isinstance(found, Failure):
+            return {"song": None, "song_id": source.song_id, "failed": found.reason}
+        return {"song": found, "song_id": source.song_id, "failed": ""}
+
+    def _read(self, source: SongInput) -> SongToEncode:
+        if source.problem:
+            raise AudioDecodeError(source.problem)
+        duration_s = decode_audio(source.path).duration_s
+        text = decode_lyrics(lyrics_bytes(source))
+        return song_from_raw(source, text, hash_file(source.path), duration_s, self._models)
 
 
 def lock(out: Path) -> AbstractContextManager[None]:
-    """Refuse a second extraction into the same folder."""
-    return lock_folder(out, out / PROGRESS / "lock", "extraction")
+    """Refuse a second extraction into the same folder, and a folder with a dataset of somebody else.
+
+    Other files may lie there: `--out shards/` from the root of a checkout means the folder with the format's source.
+    """
+    owned = (*(f"{split}/*" for split in SPLITS), INDEX_NAME, INFO_NAME)
+    return claim_folder(out, out / PROGRESS / "lock", "extraction", owned)
 
 
 def extract(
@@ -106,7 +130,7 @@ def extract(
     *,
     val_fraction: float,
     shard_bytes: int,
-    workers: int | None,
+    options: RunOptions,
 ) -> dict[str, Any]:
     """Encode the songs into shards and write the index and dataset.json last; return the totals."""
     started = time.monotonic()
@@ -123,7 +147,8 @@ def extract(
     if pending:  # an index over shards that change would lie
         for name in (INDEX_NAME, INFO_NAME):
             (out / name).unlink(missing_ok=True)
-    cluster = connect()
+    cluster = connect(options.device, options.max_worker_bytes)
+    budget = FailureBudget(options.max_failed_rate, len(rows))
     make_worker = functools.partial(EncodeWorker, profile, cluster.device, out / PROGRESS)
     failed: dict[str, str] = {}
     left = Counter(row["shard"] for row in rows)
@@ -131,10 +156,17 @@ def extract(
     for name in shards.keys() - left.keys():
         finished[name] = _assemble(out, shards[name], failed)
     last = time.monotonic()
-    for count, done in enumerate(stream(rows, make_worker, cluster.encoders(workers)), 1):
+    pool = cluster.encoders(options.workers)
+    results = stream(rows, make_worker, pool, lambda row: options.max_seconds(row["song"].row["duration_s"]))
+    for count, result in enumerate(results, 1):
+        done = _after_death(result) if isinstance(result, Died) else result
+        if reason := done["unusable"] or done["failed"]:
+            failed[done["song_id"]] = reason
+            logger.warning("left out: %s: %s", done["song_id"], reason)
         if done["failed"]:
-            failed[done["song_id"]] = done["failed"]
-            logger.warning("left out: %s: %s", done["song_id"], done["failed"])
+            budget.add_failure(done["song_id"], done["failed"])
+        else:
+            budget.add_success()
         left[done["shard"]] -= 1
         if left[done["shard"]] == 0:
             finished[done["shard"]] = _assemble(out, shards[done["shard"]], failed)
@@ -144,6 +176,12 @@ def extract(
             logger.info("%d of %d songs encoded, about %.0f s left", count, len(rows), eta_s)
     failed = {song_id: reason for facts in finished.values() for song_id, reason in facts["failed"].items()}
     return _finish(out, plan, finished, failed, describe_models(profile), time.monotonic() - started)
+
+
+def _after_death(died: Died) -> Row:
+    """Return the summary of a song that its worker did not survive."""
+    song: SongToEncode = died.row["song"]
+    return {"shard": died.row["shard"], "song_id": song.row["song_id"], "unusable": "", "failed": died.reason}
 
 
 def _is_encoded(out: Path, shard: PlannedShard, song: SongToEncode) -> bool:
@@ -209,20 +247,30 @@ def _read_facts(out: Path, shard: PlannedShard) -> dict[str, Any] | None:
 
 
 def _remove_stale(out: Path, plan: Sequence[PlannedShard]) -> None:
-    """Delete what killed runs left half-written, and shards of an earlier plan; refuse files of anyone else."""
-    planned = {shard.name for shard in plan}
-    for split in SPLITS:
-        for path in sorted((out / split).glob("*.tar")):
-            name = f"{split}/{path.name}"
-            if name in planned:
-                continue
-            if not _facts_path(out, name).exists():
-                raise InputError(f"{path}: not written by this job; move it away or choose another --out")
-            path.unlink()
-            _facts_path(out, name).unlink()
+    """Delete what killed runs left half-written, and shards of an earlier plan; refuse files of anyone else.
+
+    The names of all shards that any run has planned are written down before the first of them is.
+    """
+    ours, planned = _read_planned(out), {shard.name for shard in plan}
+    present = {f"{split}/{path.name}": path for split in SPLITS for path in sorted((out / split).glob("*.tar"))}
+    for name, path in present.items():
+        if name not in ours and not _facts_path(out, name).exists():
+            raise InputError(f"{path}: not written by this job; move it away or choose another --out")
+    for name in present.keys() - planned:
+        present[name].unlink()
+        _facts_path(out, name).unlink(missing_ok=True)
+    write_text(out / PROGRESS / PLANNED, json.dumps(sorted(planned)))
     for folder in (out, out / PROGRESS):
         for place in (folder, *(folder / split for split in SPLITS)):
             remove_temporaries(place)
+
+
+def _read_planned(out: Path) -> set[str]:
+    try:
+        names = json.loads((out / PROGRESS / PLANNED).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
 
 
 def _remove_samples(out: Path, pending: Sequence[PlannedShard]) -> None:
@@ -271,7 +319,9 @@ def _finish(
     }
 
 
-def find_work(source: Path, clean: Path | None, profile: Profile) -> tuple[list[SongToEncode], dict[str, str]]:
+def find_work(
+    source: Path, clean: Path | None, profile: Profile, options: RunOptions
+) -> tuple[list[SongToEncode], dict[str, str]]:
     """Return the songs to encode, and those that cannot be read with the reason."""
     models = describe_models(profile)
     folder = clean or source.parent / "clean"
@@ -284,7 +334,11 @@ def find_work(source: Path, clean: Path | None, profile: Profile) -> tuple[list[
     )
     found = find_songs(source)
     survey = functools.partial(Survey, models)
-    surveyed = list(stream([{"source": song} for song in found], survey, connect().readers()))
+    results = stream([{"source": song} for song in found], survey, connect(options.device).readers())
+    surveyed = [
+        {"song": None, "song_id": row.row["source"].song_id, "failed": row.reason} if isinstance(row, Died) else row
+        for row in results
+    ]
     failed = {row["song_id"]: row["failed"] for row in surveyed if row["failed"]}
     for song_id, reason in sorted(failed.items()):
         logger.warning("left out: %s: %s", song_id, reason)
@@ -311,7 +365,7 @@ def parse_arguments() -> argparse.Namespace:
         "--val-fraction", type=float, default=0.01, help="share of songs for validation (default: 0.01)"
     )
     parser.add_argument("--shard-bytes", type=int, default=512 << 20, help="size of a shard (default: 536870912)")
-    parser.add_argument("--workers", type=int, help="encoding workers (default: from CPUs and GPUs)")
+    add_run_flags(parser)
     return parser.parse_args()
 
 
@@ -321,21 +375,23 @@ def main() -> tuple[dict[str, Any], int]:
     source, out = resolve_path(arguments.source), resolve_path(arguments.out)
     if not 0 <= arguments.val_fraction < 1:
         raise InputError(f"--val-fraction {arguments.val_fraction}: expected 0 to below 1")
-    if arguments.shard_bytes < 1 or (arguments.workers is not None and arguments.workers < 1):
-        raise InputError("--shard-bytes and --workers: expected 1 or more")
+    if arguments.shard_bytes < 1:
+        raise InputError(f"--shard-bytes {arguments.shard_bytes}: expected 1 or more")
+    options = read_run_options(arguments)
     if not source.exists():
         raise InputError(f"{source}: no such folder or manifest; put audio there, or name another with --in")
-    profile = read_profile(arguments)
-    check_models(profile, MODELS)
+    require_apart(source, out)
+    profile = locate_models(read_profile(arguments), MODELS)
     with lock(out):
-        songs, failed = find_work(source, resolve_path(arguments.clean) if arguments.clean else None, profile)
+        clean = resolve_path(arguments.clean) if arguments.clean else None
+        songs, failed = find_work(source, clean, profile, options)
         totals = extract(
             songs,
             out,
             profile,
             val_fraction=arguments.val_fraction,
             shard_bytes=arguments.shard_bytes,
-            workers=arguments.workers,
+            options=options,
         )
     totals["failed"] = failed | totals["failed"]
     return totals, EXIT_SHORT if totals["failed"] else EXIT_FINE

@@ -21,16 +21,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.cluster import Row, connect, resolve_path, stream
+from jobs.cluster import Died, Row, connect, resolve_path, stream
 from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile, run_command
-from jobs.folder_lock import lock_folder
+from jobs.failures import Failure, FailureBudget, attempt
+from jobs.output_folder import claim_folder
+from jobs.run_options import RunOptions, add_run_flags, read_run_options
 from pipeline.audio import AudioDecodeError
-from pipeline.codebook import Codebook
+from pipeline.codebook import MODEL_TYPE, Codebook
 from pipeline.codebook_fitter import CodebookFitter
-from pipeline.encode_song import FeatureSampler
+from pipeline.encode_song import MAX_DURATION_S, FeatureSampler
 from pipeline.inputs import InputError, SongInput, find_songs
-from pipeline.models import fingerprint_model, resolve_model
-from pipeline.profiles import Profile
+from pipeline.model_files.config_files import read_config
+from pipeline.model_files.errors import ModelError
+from pipeline.model_files.fingerprint import fingerprint_model
+from pipeline.model_files.profiles import Profile, locate_models
 from shards.atomic_file import open_atomic, remove_temporaries
 from shards.schema import CODEBOOK_SIZE, FRAME_RATE_HZ
 
@@ -54,13 +58,18 @@ class SampleWorker:
     def __call__(self, row: Row) -> Row:
         """Write one file of float16 [n, D]; only its name goes on."""
         source: SongInput = row["source"]
+        summary = {"song_id": source.song_id, "unusable": "", "failed": ""}
+        seed = _hash(source.song_id)
         try:
-            features = self._sampler.sample(source.path, self._frames_per_song, seed=_hash(source.song_id))
+            features = attempt(lambda: self._sampler.sample(source.path, self._frames_per_song, seed=seed))
         except AudioDecodeError as error:
-            return {"song_id": source.song_id, "failed": str(error)}
+            return summary | {"unusable": str(error)}
+        if isinstance(features, Failure):
+            logger.error("%s: %s", source.song_id, features.traceback)
+            return summary | {"failed": features.reason}
         with open_atomic(self._folder / _file_name(source.song_id)) as file:
             np.save(file, features.astype(np.float16), allow_pickle=False)
-        return {"song_id": source.song_id, "failed": ""}
+        return summary
 
 
 def _hash(text: str) -> int:
@@ -123,21 +132,34 @@ def _load(files: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
 
 
 def sample_features(
-    songs: Sequence[SongInput], folder: Path, profile: Profile, frames_per_song: int, workers: int | None
+    songs: Sequence[SongInput], folder: Path, profile: Profile, frames_per_song: int, options: RunOptions
 ) -> dict[str, str]:
     """Leave features of every song in `folder`, over Ray, unless they are there; return songs without, and why."""
     todo = [{"source": song} for song in songs if not (folder / _file_name(song.song_id)).exists()]
     logger.info("%d songs, up to %d frames of each; %d songs to go", len(songs), frames_per_song, len(todo))
-    cluster = connect()
+    cluster = connect(options.device, options.max_worker_bytes)
+    budget = FailureBudget(options.max_failed_rate, len(todo))
     make_worker = functools.partial(SampleWorker, profile, cluster.device, folder, frames_per_song)
     failed = {}
-    for count, row in enumerate(stream(todo, make_worker, cluster.encoders(workers)), 1):
+    pool = cluster.encoders(options.workers)
+    results = stream(todo, make_worker, pool, lambda _: options.max_seconds(MAX_DURATION_S))
+    for count, result in enumerate(results, 1):
+        row = _after_death(result) if isinstance(result, Died) else result
+        if reason := row["unusable"] or row["failed"]:
+            failed[row["song_id"]] = reason
+            logger.warning("left out: %s: %s", row["song_id"], reason)
         if row["failed"]:
-            failed[row["song_id"]] = row["failed"]
-            logger.warning("left out: %s: %s", row["song_id"], row["failed"])
+            budget.add_failure(row["song_id"], row["failed"])
+        else:
+            budget.add_success()
         if count == len(todo) or count % 20 == 0:
             logger.info("features of %d of %d songs", count, len(todo))
     return failed
+
+
+def _after_death(died: Died) -> Row:
+    """Return the summary of a song that its worker did not survive."""
+    return {"song_id": died.row["source"].song_id, "unusable": "", "failed": died.reason}
 
 
 def choose_config(files: Sequence[Path], codebook_dim: int, seed: int) -> CodebookFitter.Config:
@@ -154,11 +176,14 @@ def choose_config(files: Sequence[Path], codebook_dim: int, seed: int) -> Codebo
     return config
 
 
-def fit_codebook(source: Path, out: Path, profile: Profile, arguments: argparse.Namespace) -> dict[str, Any]:
+def fit_codebook(
+    source: Path, out: Path, profile: Profile, arguments: argparse.Namespace, options: RunOptions
+) -> dict[str, Any]:
     """Sample features of songs of `source`, fit, and save the codebook in `out`."""
     started = time.monotonic()
     songs = draw_songs(find_songs(source)[: arguments.limit], arguments.max_vectors, arguments.seed)
-    muq = fingerprint_model(resolve_model(profile.muq, "muq"))
+    profile = locate_models(profile, ("muq",))
+    muq = fingerprint_model(profile.model_path("muq"), "muq")
     frames_per_song = -(-arguments.max_vectors // len(songs))
     settings = {
         "muq": muq,
@@ -172,12 +197,13 @@ def fit_codebook(source: Path, out: Path, profile: Profile, arguments: argparse.
     folder = out / PROGRESS / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
-    failed = sample_features(songs, folder, profile, frames_per_song, arguments.workers)
+    failed = sample_features(songs, folder, profile, frames_per_song, options)
     files = sorted(folder.glob("*.npy"))
     if not files:
         raise InputError(f"{source}: no song gave features: {failed}")
     fitter = fit(files, choose_config(files, arguments.codebook_dim, arguments.seed), arguments.epochs, folder / STATE)
-    codebook: Codebook = fitter.codebook({"muq": profile.muq, "muq_sha256": muq, "muq_layer": profile.muq_layer})
+    metadata = {"muq": profile.given_name("muq"), "muq_sha256": muq, "muq_layer": profile.muq_layer}
+    codebook: Codebook = fitter.codebook(metadata)
     report = codebook.measure(_load(files))
     codebook.save(out, report=report)
     shutil.rmtree(out / PROGRESS)
@@ -188,6 +214,14 @@ def fit_codebook(source: Path, out: Path, profile: Profile, arguments: argparse.
         "out": str(out),
         "wall_s": round(time.monotonic() - started, 2),
     }
+
+
+def is_codebook(folder: Path) -> bool:
+    """Whether a folder holds a codebook, and nothing else that a fit would replace."""
+    try:
+        return read_config(folder / "config.json").get("model_type") == MODEL_TYPE
+    except ModelError:
+        return False
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -213,7 +247,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5, help="passes over the sampled frames (default: 5)")
     parser.add_argument("--limit", type=int, help="only the first N songs")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--workers", type=int, help="feature workers (default: from CPUs and GPUs)")
+    add_run_flags(parser)
     return parser.parse_args()
 
 
@@ -223,12 +257,14 @@ def main() -> tuple[dict[str, Any], int]:
     profile = read_profile(arguments)
     if arguments.layer is not None:
         profile = replace(profile, muq_layer=arguments.layer)
-    given = (arguments.codebook_dim, arguments.max_vectors, arguments.epochs, arguments.limit, arguments.workers)
+    given = (arguments.codebook_dim, arguments.max_vectors, arguments.epochs, arguments.limit)
     if any(number is not None and number < 1 for number in given):
-        raise InputError("--codebook-dim, --max-vectors, --epochs, --limit and --workers: expected 1 or more")
+        raise InputError("--codebook-dim, --max-vectors, --epochs and --limit: expected 1 or more")
+    options = read_run_options(arguments)
     out = resolve_path(arguments.out)
-    with lock_folder(out, out / PROGRESS / "lock", "fit"):
-        return fit_codebook(resolve_path(arguments.source), out, profile, arguments), EXIT_FINE
+    owned = () if is_codebook(out) else ("*",)  # a codebook of before is replaced
+    with claim_folder(out, out / PROGRESS / "lock", "fit", owned):
+        return fit_codebook(resolve_path(arguments.source), out, profile, arguments, options), EXIT_FINE
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.command import EXIT_FINE, run_command
 from pipeline.miniature_training.corpus import Stems, load_corpus, make_corpus
-from pipeline.models import MINIATURE_FOLDER
+from pipeline.model_files.names import MINIATURE_FOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from jobs import fit_codebook
-from jobs.cluster import Cluster, Pool
+from jobs.cluster import Cluster
+from jobs.run_options import RunOptions
 from pipeline.codebook_fitter import CodebookFitter
-from pipeline.profiles import PROFILES
+from pipeline.model_files.profiles import PROFILES
 
 
 def run(
@@ -22,7 +23,7 @@ def run(
     """Run one fit to its end, in this process, songs in an order drawn from `order`: that of so many workers."""
     kill_after_songs = options.pop("kill_after_songs", None)
 
-    def stream(rows: list[dict[str, Any]], make_worker: Callable[[], Any], _: Pool) -> Iterator[dict[str, Any]]:
+    def stream(rows: list[dict[str, Any]], make_worker: Callable[[], Any], *_: Any) -> Iterator[dict[str, Any]]:
         worker = make_worker() if rows else None
         for count, row in enumerate(random.Random(order).sample(rows, len(rows))):
             if count == kill_after_songs:
@@ -31,9 +32,11 @@ def run(
             yield worker(row)
 
     patch(fit_codebook, "stream", stream)
-    patch(fit_codebook, "connect", lambda: Cluster(1, 0))
-    defaults = {"limit": None, "max_vectors": 10_000, "seed": 0, "codebook_dim": 8, "epochs": 3, "workers": None}
-    return fit_codebook.fit_codebook(source, out, PROFILES["miniature"], SimpleNamespace(**(defaults | options)))
+    patch(fit_codebook, "connect", lambda *_: Cluster(1, 0))
+    defaults = {"limit": None, "max_vectors": 10_000, "seed": 0, "codebook_dim": 8, "epochs": 3}
+    return fit_codebook.fit_codebook(
+        source, out, PROFILES["miniature"], SimpleNamespace(**(defaults | options)), RunOptions()
+    )
 
 
 def fork(source: Path, out: Path, *, after_songs: int | None = None, after_updates: int | None = None) -> int:

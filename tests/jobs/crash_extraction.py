@@ -24,9 +24,10 @@ import numpy as np
 
 from jobs import extract_tokens
 from jobs.cluster import Cluster
+from jobs.run_options import RunOptions
 from pipeline.audio import hash_file
 from pipeline.encode_song import SongToEncode
-from pipeline.profiles import PROFILES
+from pipeline.model_files.profiles import PROFILES
 from shards.sample import Sample
 from shards.writer import make_key
 
@@ -85,11 +86,11 @@ def run(songs: list[SongToEncode], out: Path, seed: int, patch: Callable[..., No
             yield worker(row)
 
     patch(extract_tokens, "stream", stream)
-    patch(extract_tokens, "connect", lambda: Cluster(1, 0))
+    patch(extract_tokens, "connect", lambda *_: Cluster(1, 0))
     patch(extract_tokens, "describe_models", lambda _: {"vae": "tiny"})
     with extract_tokens.lock(out):
         extract_tokens.extract(
-            songs, out, PROFILES["miniature"], val_fraction=0.2, shard_bytes=SHARD_BYTES, workers=None
+            songs, out, PROFILES["miniature"], val_fraction=0.2, shard_bytes=SHARD_BYTES, options=RunOptions()
         )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from jobs import bench
 from pipeline.inputs import InputError
-from pipeline.profiles import get_profile
+from pipeline.model_files.profiles import get_profile
 from pipeline.separator_weights import load_separator
 
 PROFILE = get_profile("miniature")
@@ -31,7 +31,7 @@ def test_both_sides_get_the_same_songs_and_the_same_separator(songs, tmp_path):
     setup = bench.prepare(songs, PROFILE, tmp_path / "scratch", None)
     assert [song.path.name for song in setup.songs] == ["a.wav", "b.wav"]
     rival = get_model(bench.RIVAL_MODEL, tmp_path / "scratch" / "repo").state_dict()
-    ours = load_separator(PROFILE.separator).state_dict()
+    ours = load_separator(PROFILE.model_path("separator")).state_dict()
     assert rival.keys() == ours.keys()
     assert all(torch.equal(rival[name], ours[name]) for name in ours)
 

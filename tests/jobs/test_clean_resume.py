@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from jobs import clean_lyrics
-from jobs.cluster import Cluster, Crew
-from jobs.folder_lock import lock_folder
+from jobs.clean_steps import SongWorker
+from jobs.cluster import Cluster, Crew, Died
+from jobs.output_folder import claim_folder
+from jobs.run_options import RunOptions
 from pipeline.clean_folder import RECORDS
 from pipeline.clean_song import CleanSettings
-from pipeline.profiles import get_profile
+from pipeline.model_files.profiles import get_profile
 from pipeline.song import Line, Section, Song, Word
 from pipeline.stage import Stage
 
@@ -35,9 +38,12 @@ class Killed(BaseException):
 class SingOneLine(Stage):
     name, version = "sing_one_line", 1
     done: Counter[str] = Counter()
+    fails: set[str] = set()
 
     def process(self, song: Song) -> Song:
         self.done[song.song_id] += 1
+        if song.song_id in self.fails:
+            raise RuntimeError("CUDA out of memory")
         song.lines = [Line(song.lyrics_text.strip(), 0.5, 1.0, "verse", 0.9, "lyrics", "kept")]
         song.words = [Word(song.lyrics_text.strip(), 0.5, 1.0, 0.9, 0)]
         song.sections = [Section("verse", 0.0, song.duration_s)]
@@ -46,11 +52,11 @@ class SingOneLine(Stage):
 
 @pytest.fixture
 def raw(tmp_path, monkeypatch) -> Path:
-    def stream(self: Crew, rows: list, make_worker: Callable) -> Iterator[dict]:
+    def stream(self: Crew, rows: list, make_worker: Callable, *_: object) -> Iterator[dict]:
         worker = make_worker()
         yield from (worker(row) for row in rows)
 
-    monkeypatch.setattr(clean_lyrics, "connect", lambda: Cluster(2, 0))
+    monkeypatch.setattr(clean_lyrics, "connect", lambda *_: Cluster(2, 0))
     monkeypatch.setattr(Crew, "stream", stream)
     monkeypatch.setattr(CleanSettings, "stages", lambda self, device: [SingOneLine()])
     folder = tmp_path / "raw"
@@ -66,7 +72,7 @@ def raw(tmp_path, monkeypatch) -> Path:
 
 def clean(raw: Path, out: Path) -> dict:
     SingOneLine.done.clear()
-    return clean_lyrics.clean(raw, out, SETTINGS, limit=None, workers=None)
+    return clean_lyrics.clean(raw, out, SETTINGS, RunOptions())
 
 
 def results(out: Path) -> dict[str, bytes]:
@@ -118,13 +124,59 @@ def test_a_run_that_does_nothing_keeps_what_the_songs_cost(raw, tmp_path):
     assert json.loads((tmp_path / "out" / "stats.json").read_text()) == again
 
 
+@pytest.fixture
+def deadly(monkeypatch) -> None:
+    """Workers that do not survive song b, as Ray tells it."""
+
+    def stream(self: Crew, rows: list, make_worker: Callable, *_: object) -> Iterator[dict | Died]:
+        worker = make_worker()
+        for row in rows:
+            is_deadly = isinstance(worker, SongWorker) and row["source"].song_id == "b"
+            yield Died(row, "its worker process died 3 times") if is_deadly else worker(row)
+
+    monkeypatch.setattr(Crew, "stream", stream)
+
+
+def test_a_song_that_kills_its_worker_is_recorded_and_the_others_go_on(raw, tmp_path, deadly):
+    out = tmp_path / "out"
+    stats = clean(raw, out)
+    assert (stats["kept"], stats["failed"], stats["quarantined"], stats["seen"]) == (1, 1, 1, 4)
+    assert pq.read_table(out / "failed.parquet").to_pylist() == [
+        {"song_id": "b", "audio": "b.wav", "reason": "its worker process died 3 times", "traceback": ""}
+    ]
+    assert "its worker process died 3 times" in (out / "report.html").read_text()
+    assert pq.read_table(out / "songs.parquet")["song_id"].to_pylist() == ["a", "short"]
+
+
+def test_what_failed_is_tried_again_after_all_others(raw, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(SingOneLine, "fails", {"a"})
+    assert clean(raw, out)["failed"] == 1
+    for name in "cd":
+        soundfile.write(raw / f"{name}.wav", np.random.default_rng(ord(name)).standard_normal(8_000) / 9, 8_000)
+        (raw / f"{name}.txt").write_text(f"the song of {name}")
+    monkeypatch.setattr(SingOneLine, "fails", set())
+    stats = clean(raw, out)
+    assert list(SingOneLine.done) == ["c", "d", "a"], "a is the longest, and still the last"
+    assert (stats["failed"], stats["kept"], stats["finished_before"]) == (0, 4, 3)
+    assert pq.read_table(out / "failed.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize(("rate", "code"), [("0.3", 0), ("0.2", 1)])
+def test_the_exit_code_tells_of_too_many_failures(raw, tmp_path, monkeypatch, deadly, rate, code):
+    monkeypatch.setattr(sys, "argv", ["clean_lyrics.py", "--in", str(raw), "--out", str(tmp_path / "out"),
+                                      "--profile", "miniature", "--max-failed-rate", rate])  # fmt: skip
+    stats, found = clean_lyrics.main()
+    assert (stats["failed"], stats["seen"], found) == (1, 4, code)
+
+
 def test_counts_add_up_to_the_inputs(raw, tmp_path):
     (raw / "copy.wav").write_bytes((raw / "a.wav").read_bytes())
     (raw / "loop.wav").symlink_to("loop.wav")
     os.mkfifo(raw / "pipe.wav")
     stats = clean(raw, tmp_path / "out")
     assert stats["seen"] == 7
-    assert stats["kept"] + sum(stats["rejected"].values()) + stats["quarantined"] == 7
+    assert stats["kept"] + sum(stats["rejected"].values()) + stats["quarantined"] + stats["failed"] == 7
     assert stats["rejected"] == {"duplicate": 1, "too_short": 1}
 
 
@@ -144,5 +196,5 @@ def test_a_run_that_is_killed_while_ray_starts_leaves_the_folder_free(raw, tmp_p
         time.sleep(1)  # Ray has begun to start
         run.kill()
         run.wait()
-        with lock_folder(out, out / RECORDS / "lock", "cleaning"):  # no process of the run is left that holds it
+        with claim_folder(out, out / RECORDS / "lock", "cleaning"):  # no process of the run is left that holds it
             pass

@@ -6,11 +6,14 @@ import pytest
 import soundfile
 
 from jobs.clean_survey import Survey, find_originals, settle
-from jobs.folder_lock import lock_folder
+from jobs.output_folder import claim_folder
+from pipeline.check_audio import CheckAudio
 from pipeline.clean_folder import read_record
 from pipeline.clean_song import CleanSettings
 from pipeline.inputs import InputError, SongInput, find_songs
-from pipeline.profiles import get_profile
+from pipeline.model_files.profiles import get_profile
+from pipeline.song import Drop, Song
+from pipeline.stage import StageError
 
 SETTINGS = CleanSettings(profile=get_profile("miniature"))
 RATE = 22_050
@@ -162,10 +165,39 @@ def test_a_pipe_as_lyrics_does_not_hang(tmp_path):
 
 def test_one_run_per_folder(tmp_path):
     with (
-        lock_folder(tmp_path, tmp_path / "lock", "cleaning"),
+        claim_folder(tmp_path, tmp_path / "lock", "cleaning"),
         pytest.raises(InputError, match="another cleaning writes to this folder"),
-        lock_folder(tmp_path, tmp_path / "lock", "cleaning"),
+        claim_folder(tmp_path, tmp_path / "lock", "cleaning"),
     ):
         pass
-    with lock_folder(tmp_path, tmp_path / "lock", "cleaning"):
+    with claim_folder(tmp_path, tmp_path / "lock", "cleaning"):
         pass
+
+
+def test_whatever_a_file_does_to_a_library_is_recorded_and_tried_again(tmp_path, monkeypatch):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    put(raw / "a.wav", melody(0))
+    put(raw / "b.wav", melody(1))
+    whole = CheckAudio.process
+
+    def process(self: CheckAudio, song: Song) -> Song | Drop:
+        if song.path.name == "a.wav":
+            raise ValueError("Frame does not match AudioResampler setup")
+        return whole(self, song)
+
+    monkeypatch.setattr(CheckAudio, "process", process)
+    todo, _ = settle(out, survey(raw, out), SETTINGS)
+    assert [row["source"].song_id for row in todo] == ["b"]
+    failed = read_record(out, "a")["failed"]
+    assert failed["reason"] == "ValueError: Frame does not match AudioResampler setup"
+    monkeypatch.undo()
+    todo, _ = settle(out, survey(raw, out), SETTINGS)
+    assert [(row["source"].song_id, row["failed_before"]) for row in todo] == [("a", True), ("b", False)]
+
+
+def test_facts_that_cannot_be_written_are_no_fault_of_a_song(tmp_path):
+    put(tmp_path / "raw" / "a.wav", melody(0))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".checked").write_text("a file where a folder belongs")
+    with pytest.raises(StageError, match=r"\.checked.* cannot be written: .*directory"):
+        survey(tmp_path / "raw", tmp_path / "out")

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from jobs.song_output import SongStream, write_song
-from pipeline.models import resolve_model
+from pipeline.model_files.names import resolve_model
 from pipeline.vae_latents import VaeCodec
 
 
