@@ -7,6 +7,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub must fail at once, not hang
 
+pytest_plugins = ["tests.hub.plugin"]  # a model hub on loopback
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

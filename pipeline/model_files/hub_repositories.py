@@ -1,8 +1,8 @@
 """Which hub repository stands behind a short name, and what is published about the repositories of profile full.
 
 Aligners are those of WhisperX 3.8 (`whisperx.alignment`), named `wav2vec2-<language>`. For the five languages where it
-takes a torchaudio bundle, a hub model of the same kind, because a bundle is a pickle from a URL. None for Vietnamese: WhisperX's model has layers between encoder
-and head that `Wav2Vec2ForCTC` has no place for.
+takes a torchaudio bundle, a hub model of the same kind, because a bundle is a pickle from a URL. None for Vietnamese:
+WhisperX's model has layers between encoder and head that `Wav2Vec2ForCTC` has no place for.
 """
 
 from dataclasses import dataclass
