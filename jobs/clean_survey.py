@@ -1,6 +1,7 @@
 """First pass over the inputs: usable audio or not, finished already or not, the same recording as another or not."""
 
 import itertools
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ from pipeline.lyrics_text import split_words
 from pipeline.match_words import sound_key
 from pipeline.song import Drop, DroppedLine
 from pipeline.text_language import identify_text
+
+logger = logging.getLogger(__name__)
 
 # Of the word pairs of the poorer of two lyrics. Clean and noisy ones of a song at hand share 0.82 and more, those of
 # different songs 0.11 at most (0.30 where lines of the other were mixed in).
@@ -87,6 +90,7 @@ def settle(out: Path, surveyed: Sequence[Row], settings: CleanSettings) -> tuple
         if row.get("quarantine"):
             quarantine(out, row)
         elif row.get("failed"):
+            logger.warning("failed: %s: %s", row["source"].song_id, row["failed"].reason)
             record_failure(out, row["source"], row["failed"])
     readable = [row for row in surveyed if not row.get("quarantine") and not row.get("failed")]
     usable = [row for row in readable if not row["checked"].unreadable and not row["checked"].drop]
