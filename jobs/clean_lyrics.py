@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from jobs.checks.quick import check_quickly, require_fit
 from jobs.clean_steps import SongWorker
 from jobs.clean_survey import Survey, record_failure, settle
 from jobs.cluster import Crew, Died, Row, connect, resolve_path
@@ -54,6 +55,7 @@ def clean(
     started = time.monotonic()
     require_apart(source, out)
     songs = find_songs(source)[:limit]
+    require_fit(check_quickly(out, uses_gpu=options.device != "cpu"))
     settings = settings.locate_models(song.language for song in songs)
     with claim_folder(out, out / LOCK, "cleaning"):
         for folder in (out, out / "lyrics", *(out / RECORDS).glob("*"), *(out / CHECKED).glob("*")):

@@ -46,6 +46,7 @@ _MONITOR = "/autoscaler/_private/monitor.py"
 MAX_RETRIES = 2  # of a row whose worker died, say with its machine or for want of memory
 _LOOK_S = 1.0  # between two looks at the clock, and at a worker's memory
 _EXIT_MEMORY = 71
+_PROBE_S = 3.0  # for a connection to a Ray that may be gone
 WORKERS_PER_GPU = 2  # one reads, decodes and resamples on the CPU while the other uses the GPU
 
 
@@ -175,6 +176,8 @@ def _join_or_start() -> str:
     """Join the cluster that RAY_ADDRESS or this machine names, else start one that ends with this process."""
     address = os.environ.get("RAY_ADDRESS") or _started_cluster()
     if address and address != "local":
+        if problem := explain_unusable_address(address):
+            raise JobError(f"{problem}; start that Ray, or unset RAY_ADDRESS: the job then starts one for itself")
         try:
             ray.init(address=address, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -204,11 +207,30 @@ def _started_cluster() -> str | None:
         return None
     address = path.read_text().strip()
     host, _, port = address.rpartition(":")
-    try:  # a cluster that was killed leaves its address behind, and Ray would wait for it
-        socket.create_connection((host, int(port)), timeout=3).close()
-    except (OSError, ValueError):
-        return None
-    return address
+    # A cluster that was killed leaves its address behind, and Ray would wait for it.
+    return address if port.isdigit() and answers(host, int(port)) else None
+
+
+def explain_unusable_address(address: str) -> str:
+    """Return why no job can join the Ray at an address of RAY_ADDRESS; "": it answers, or there is no way to ask.
+
+    Ray itself would try for several minutes.
+    """
+    if address.startswith(("http://", "https://")):
+        return f"RAY_ADDRESS={address} is a dashboard, which no job can join (RAY_API_SERVER_ADDRESS may name it)"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or answers(host, int(port)):
+        return ""
+    return f"nothing answers at RAY_ADDRESS={address}"
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether a program listens at a port of TCP."""
+    try:
+        socket.create_connection((host, port), timeout=_PROBE_S).close()
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _worker_environment() -> dict[str, str]:

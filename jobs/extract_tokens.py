@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jobs.checks.quick import check_quickly, require_fit
 from jobs.cluster import Died, Row, connect, naming, resolve_path, stream
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.failures import Failure, FailureBudget, attempt
@@ -381,6 +382,7 @@ def main() -> tuple[dict[str, Any], int]:
     if not source.exists():
         raise InputError(f"{source}: no such folder or manifest; put audio there, or name another with --in")
     require_apart(source, out)
+    require_fit(check_quickly(out, uses_gpu=options.device != "cpu"))
     profile = locate_models(read_profile(arguments), MODELS)
     with lock(out):
         clean = resolve_path(arguments.clean) if arguments.clean else None

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.checks.quick import check_quickly, require_fit
 from jobs.cluster import Died, Row, connect, resolve_path, stream
 from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile, run_command
 from jobs.failures import Failure, FailureBudget, attempt
@@ -262,6 +263,7 @@ def main() -> tuple[dict[str, Any], int]:
         raise InputError("--codebook-dim, --max-vectors, --epochs and --limit: expected 1 or more")
     options = read_run_options(arguments)
     out = resolve_path(arguments.out)
+    require_fit(check_quickly(out, uses_gpu=options.device != "cpu"))
     owned = () if is_codebook(out) else ("*",)  # a codebook of before is replaced
     with claim_folder(out, out / PROGRESS / "lock", "fit", owned):
         return fit_codebook(resolve_path(arguments.source), out, profile, arguments, options), EXIT_FINE

@@ -159,7 +159,7 @@ def load_codec(profile: Profile, device: str) -> VaeCodec:
     """Return the VAE of a profile."""
     chunk_frames = max(1, round(profile.vae_chunk_s * FRAME_RATE_HZ))
     path = profile.model_path("vae")
-    return VaeCodec(path, device=device, chunk_frames=chunk_frames, batch_size=profile.batch_size(device))
+    return VaeCodec(path, device=device, chunk_frames=chunk_frames, batch_size=profile.batch_size(device, "vae"))
 
 
 def frames_of(decoded: DecodedAudio) -> int:

@@ -100,6 +100,7 @@ PUBLISHED = {
         licence="academic use only", num_bytes=674_924_229, required=(VAE_CHECKPOINT_CONFIG,)
     ),
     "facebook/wav2vec2-base-960h": Published(licence="Apache-2.0", num_bytes=377_609_947),
+    "jonatasgrosman/wav2vec2-large-xlsr-53-chinese-zh-cn": Published(licence="Apache-2.0", num_bytes=1_280_000_000),
 }
 
 

@@ -27,14 +27,17 @@ class Profile:
     muq_window_s: float = 30.0  # MuQ was trained on 30 s
     muq_margin_s: float = 1.0  # discarded at each inner edge of a window
     vae_chunk_s: float = 10.0  # audio that the VAE takes at once; memory only, the result does not depend on it
-    gpu_batch: int = 8  # segments, windows or chunks of a song that run together on a GPU; a CPU gains nothing
+    gpu_batch: int = 8  # segments or windows of a song that run together on a GPU; a CPU gains nothing
+    vae_gpu_batch: int = 2  # the same for chunks of the VAE, each of which takes 1.3 GB
     prompts_per_song: int = 4  # 10 s style prompts from different places
     from_packages: bool = False  # whether "base" and "tiny.en" mean those of the Python packages of the demo
     given_names: tuple[tuple[str, str], ...] = ()  # of the models that `locate_models` has replaced by paths
 
-    def batch_size(self, device: str) -> int:
-        """Return how many parts of a song run together on a device ("cpu" or "cuda")."""
-        return 1 if device == "cpu" else self.gpu_batch
+    def batch_size(self, device: str, stage: str = "") -> int:
+        """Return how many parts of a song run together in a stage, on a device ("cpu" or "cuda")."""
+        if device == "cpu":
+            return 1
+        return self.vae_gpu_batch if stage == "vae" else self.gpu_batch
 
     def model_path(self, stage: str) -> Path:
         """Return where the model of a stage lies on this machine; nothing is downloaded.

@@ -1,8 +1,5 @@
 """Weights from files, checked against a model before it takes any memory; nothing in them is executed."""
 
-import pickle
-import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +11,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pipeline.model_files.errors import ModelFileError
+from shards.tensor_files import LOAD_ERRORS, TensorFileError, check_safetensors_file, check_torch_file
 
 _MAX_PROBLEMS_SHOWN = 5
-# What reading a damaged file of PyTorch has been seen to raise: zip, pickle and tensors each have their own.
-_READ_ERRORS = (
-    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
-    *(ArithmeticError, MemoryError, struct.error, zipfile.BadZipFile),
-)
+_FLOAT_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class WithoutInitialisation(TorchFunctionMode):
@@ -46,27 +40,32 @@ def read_safetensors(path: Path, what: str) -> dict[str, Tensor]:
         ModelFileError: no such file, or it is damaged or something else, such as a pickle.
     """
     try:
+        check_safetensors_file(path)
         tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"{path}: {error}; expected {what} as safetensors") from error
+    except (*LOAD_ERRORS, SafetensorError) as error:
+        raise ModelFileError(f"{path}: {_in_one_line(error)}; expected {what} as safetensors") from error
     return tensors
 
 
 def read_torch_file(path: Path, what: str) -> dict[str, Tensor]:
     """Return the tensors of a file that `torch.save` wrote: a dictionary of them, or one under the key "state_dict".
 
-    Nothing but tensors is unpickled, and what `torch.serialization.safe_globals` names.
+    Nothing but tensors and plain values is unpickled, and what `torch.serialization.safe_globals` names. Compressed
+    archives are refused: they may unpack to any size.
 
     Raises:
         ModelFileError: no such file, or it is damaged or something else; `what` says whose weights are expected there.
     """
+    entries: list[Any] = torch.serialization.get_safe_globals()
+    also = {entry[1] for entry in entries if isinstance(entry, tuple)}  # those with a name of their own in files
     try:
+        check_torch_file(path, also)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        message = f"{path}: damaged, or holds more than tensors; nothing of it was run; expected {what}"
-        raise ModelFileError(f"{message}. Convert it to safetensors") from error
-    except _READ_ERRORS as error:
-        raise ModelFileError(f"{path}: cannot be read: {error!r}; expected {what}") from error
+    except TensorFileError as error:
+        message = f"{path}: {error}; nothing of it was run; expected {what}"
+        raise ModelFileError(f"{message}. Convert it to safetensors where it came from") from error
+    except LOAD_ERRORS as error:
+        raise ModelFileError(f"{path}: cannot be read: {_in_one_line(error)}; expected {what}") from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ModelFileError(f"{path}: expected {what} as a dictionary of tensors, or one under the key state_dict")
@@ -89,10 +88,14 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
         shape, is_number = tuple(expected[key].shape), expected[key].is_floating_point()
         if tuple(value.shape) != shape:
             problems.append(f"{key} has shape {tuple(value.shape)}, expected {shape}")
-        elif value.is_floating_point() != is_number:
+        elif value.dtype not in _FLOAT_TYPES if is_number else value.is_floating_point() or value.is_complex():
             problems.append(f"{key} is {value.dtype}, expected {'floating-point' if is_number else 'whole'} numbers")
         elif not torch.isfinite(value).all():
             problems.append(f"{key} holds values that are not finite")
     if problems:
         more = f" and {len(problems) - _MAX_PROBLEMS_SHOWN} more" if len(problems) > _MAX_PROBLEMS_SHOWN else ""
         raise ModelFileError(f"{path} does not fit its config: {'; '.join(problems[:_MAX_PROBLEMS_SHOWN])}{more}")
+
+
+def _in_one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
