@@ -8,9 +8,11 @@ from itertools import pairwise
 from typing import Protocol
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-_KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer: no blanks between words
 HAN = re.compile(f"[{_HAN}]")
-KANA_OR_HANGUL = re.compile(f"[{_KANA}\uac00-\ud7a3\u1100-\u11ff]")
+_HAN_RUN = re.compile(f"[{_HAN}]+")
+KANA_OR_HANGUL = re.compile(f"[{KANA}\uac00-\ud7a3\u1100-\u11ff]")
 
 _TAGS = re.compile(
     r"</?(?:a|abbr|article|b|big|body|blockquote|center|code|div|em|font|h[1-6]|head|hr|html|i|img|label|li|link|mark|ol|p|pre|s|section|small|"
@@ -36,15 +38,21 @@ _FORMS = str.maketrans(
         0x2212: "-",
     }
 )
+KEPT_MARKS = frozenset("\t\n\u200c\u200d")
+_JOINING = "\u0600-\u07ff\u0860-\u0dff\u0f00-\u109f\u1780-\u18af\ufb50-\ufdff\ufe70-\ufefc"
+_IDLE_JOINER = re.compile(f"(?<![{_JOINING}])[\u200c\u200d]+|[\u200c\u200d]+(?![{_JOINING}\u200c\u200d])")
+_NO_BLANKS = f"{_HAN}{KANA}{UNSPACED}"
+_ZERO_WIDTH_SPACE = re.compile(f"(?<=[^\\W{_NO_BLANKS}])\u200b+(?=[^\\W{_NO_BLANKS}])")
 _MARKERS = re.compile(r"^(?:[>•·∙♪♫♬♩★☆*#|\-–—~]+\s+|[♪♫♬♩★☆•>*~]+)+|[\s♪♫♬♩★☆*#|~]+$")
 _EMPHASIS = re.compile(r"(?<!\w)\*{1,3}([^*]+)\*{1,3}(?!\w)")
 _QUOTED = re.compile(r'["「『《](?P<inner>[^"「」『』《》]+)["」』》]')  # not "'": it also marks dropped letters
 _END_MARKS = " ,;:.，、；：。…-–—\\/|"
 
-_WORD = re.compile(rf"[{_HAN}{_KANA}][^\w\s]*|(?:(?![{_HAN}{_KANA}])[^\s—–/…])+(?:[—–/…]+)?|[—–/…]+")
+_WORD = re.compile(rf"[{_HAN}{KANA}][^\w\s]*|(?:(?![{_HAN}{KANA}])[^\s—–/…])+(?:[—–/…]+)?|[—–/…]+")
 _CLUSTER = re.compile(r"[^\W\d_][\u0300-\u036f\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ecd]*|[^\s]")
 _UNSPACED_LANGUAGES = frozenset({"th", "lo"})  # their words have no blanks between, and Han rules do not apply
 _LETTERS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_LOW_HIGH = re.compile("[a-z][A-Z]")
 _NAMED_CAPITALS = re.compile(r"(?:Mc|Mac|Di|De|Le|La|O'|D'|L')[A-Z][a-z]+|i[A-Z][a-z]+|[A-Z]{2,}s")
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
 MIN_ODD_WORDS_SHARE = 0.34  # of the cased words in a line, to call its capitals random
@@ -56,11 +64,27 @@ class _Converter(Protocol):
 
 def tidy_line(line: str) -> str:
     """Decode entities, drop HTML tags, use half-width forms and plain quotes, and single blanks."""
-    line = _SCRIPTS.sub(" ", html.unescape(html.unescape(line)))
-    line = "".join(
-        char for char in _TAGS.sub("", line) if char in "\t\n" or unicodedata.category(char) not in ("Cc", "Cf")
-    )
-    return re.sub(r"\s+", " ", line.translate(_FORMS)).strip()
+    if "&" in line:
+        line = html.unescape(html.unescape(line))
+    if "<" in line:
+        line = _TAGS.sub("", _SCRIPTS.sub(" ", line))
+    if not line.isascii() or not line.isprintable():
+        line = "".join(
+            char for char in mend_joiners(line) if char in KEPT_MARKS or unicodedata.category(char) not in ("Cc", "Cf")
+        )
+        line = line.translate(_FORMS)
+    return " ".join(line.replace("`", "'").split())
+
+
+def mend_joiners(text: str) -> str:
+    """Make blanks of zero-width spaces between words, and leave out joiners that spell nothing.
+
+    U+200B parts words where a script has blanks; Thai, Khmer and Chinese have none. U+200C and U+200D stay between
+    letters of scripts that join: there they spell ("می\u200cخواهم").
+    """
+    if "\u200b" in text:
+        text = _ZERO_WIDTH_SPACE.sub(" ", text.replace("\ufeff", "")).replace("\u200b", "")
+    return _IDLE_JOINER.sub("", text) if "\u200c" in text or "\u200d" in text else text
 
 
 def strip_marks(line: str) -> str:
@@ -79,8 +103,12 @@ def is_chinese(text: str) -> bool:
 
 
 def simplify(text: str) -> str:
-    """Write traditional Chinese in simplified characters."""
-    return _load_converter().convert(text)
+    """Write traditional Chinese in simplified characters; anything but Han characters stays as it is.
+
+    Source: OpenCC's table t2s. The converter sees Han characters only: of other text it would take a NUL for the end,
+    and it stops at a lone surrogate.
+    """
+    return _HAN_RUN.sub(lambda run: _load_converter().convert(run[0]), text)
 
 
 @cache
@@ -93,6 +121,8 @@ def _load_converter() -> _Converter:
 
 def fix_case(line: str, language: str | None) -> str:
     """Write a line as a sentence if its capitals are random or everywhere; else leave it."""
+    if not line.isupper() and (line == line.lower() or line.isascii() and not _LOW_HIGH.search(line)):
+        return line
     words = _LETTERS.findall(line)
     cased = [word for word in words if word.lower() != word.upper() and len(word) > 1]
     if not cased or not (_is_shouted(words) or _is_random(cased)):
@@ -141,6 +171,16 @@ def normalize_word(word: str) -> str:
     """Reduce a word to what is compared: case folded, letters, digits and inner apostrophes only."""
     folded = unicodedata.normalize("NFKC", word).translate(_FORMS).casefold()
     return re.sub(r"[^\w']|_", "", folded).strip("'")
+
+
+def is_same_line(one: str, other: str) -> bool:
+    """Whether two lines have the same words, whatever their case and marks."""
+    if one == other:
+        return True
+    if one[:1].isascii() and other[:1].isascii() and one[:1].isalpha() and other[:1].isalpha():
+        if one[0].lower() != other[0].lower():  # the usual case, and quick
+            return False
+    return [*map(normalize_word, split_words(one))] == [*map(normalize_word, split_words(other))]
 
 
 def split_adlibs(line: str) -> tuple[str, tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """Parsing lyrics: every rule on a small case, and the noisy lyrics of the synthetic songs."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline.lyrics import (
     split_words,
 )
 from pipeline.lyrics_encoding import read_lyrics
+from pipeline.lyrics_text import HAN, simplify
 
 
 def texts(parsed: ParsedLyrics) -> list[str]:
@@ -214,6 +216,26 @@ def test_traditional_chinese_is_simplified_unless_asked_not_to() -> None:
     assert texts(parse_lyrics("請你帶我回到那個家")) == ["请你带我回到那个家"]
     assert texts(parse_lyrics("請你帶我回到那個家", keep_traditional=True)) == ["請你帶我回到那個家"]
     assert texts(parse_lyrics("桜の國の歌")) == ["桜の國の歌"]
+
+
+def test_every_character_is_simplified_by_the_table_that_the_phonemes_were_checked_with() -> None:
+    """From OpenCC 1.3.2 on 拚, 舖, 甯 and some more read otherwise: pin it lower, or check the phonemes again."""
+    characters = (chr(code) for code in range(0x3400, 0x323B0) if HAN.match(chr(code)))
+    changed = {char: simple for char in characters if (simple := simplify(char)) != char}
+    assert len(changed) == 4105
+    pairs = "".join(char + simple for char, simple in changed.items())
+    assert hashlib.sha256(pairs.encode()).hexdigest() == (
+        "464ce817c4bff63e2d33316f6411fe7fbe52647f97a78a670f28bf294d8f29b5"
+    )
+
+
+@pytest.mark.parametrize("odd", ["\x00", "\ud800", "\U0001f600", " , \u3000", "love "])
+def test_simplifying_leaves_what_is_not_han_alone(odd: str) -> None:
+    assert simplify(f"{odd}國{odd}愛{odd}") == f"{odd}国{odd}爱{odd}"
+
+
+def test_phrases_decide_how_a_character_is_simplified() -> None:
+    assert simplify("乾淨的乾坤") == "干净的乾坤"
 
 
 def test_songbloom_format_on_one_line() -> None:
