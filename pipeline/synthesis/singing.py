@@ -110,7 +110,7 @@ def _vocode(
         import pyworld
     except ImportError as error:
         raise SynthesisError(
-            "singing needs pyworld-prebuilt, which is not installed: pip install -e '.[miniatures]'"
+            "singing needs pyworld-prebuilt, which is not installed: .uv/bin/uv pip install -e '.[miniatures]'"
         ) from error
     rough_hz, frame_s = pyworld.dio(audio, VOICE_SAMPLE_RATE, f0_floor=60.0, f0_ceil=300.0, frame_period=1000 * FRAME_S)
     spoken_hz = pyworld.stonemask(audio, rough_hz, frame_s, VOICE_SAMPLE_RATE)

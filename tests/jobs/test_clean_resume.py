@@ -28,6 +28,8 @@ from pipeline.model_files.profiles import get_profile
 from pipeline.song import Line, Section, Song, Word
 from pipeline.stage import Stage
 
+pytestmark = pytest.mark.demo_weights
+
 SETTINGS = CleanSettings(profile=get_profile("miniature"))
 
 

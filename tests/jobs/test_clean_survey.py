@@ -15,6 +15,8 @@ from pipeline.model_files.profiles import get_profile
 from pipeline.song import Drop, Song
 from pipeline.stage import StageError
 
+pytestmark = pytest.mark.demo_weights
+
 SETTINGS = CleanSettings(profile=get_profile("miniature"))
 RATE = 22_050
 

@@ -31,6 +31,7 @@ def command(monkeypatch, capsys, tmp_path):
     return run
 
 
+@pytest.mark.demo_weights
 def test_a_healthy_machine(command):
     totals, code, printed = command()
     assert code == 0, printed.out
@@ -42,6 +43,7 @@ def test_a_healthy_machine(command):
     assert names >= {"Python", "packages", "GPU", "memory", "/dev/shm", "input", "output", "disk", "models", "codebook"}
 
 
+@pytest.mark.demo_weights
 def test_json_has_every_finding_and_lines_go_to_stderr(command):
     totals, code, printed = command("--json", "--in", "nowhere", "--gpus", "1")
     assert code == 1
@@ -94,6 +96,7 @@ def test_wrong_use_is_one_line(run, tmp_path, arguments, message):
     assert message in line
 
 
+@pytest.mark.demo_weights
 def test_the_command_as_a_user_runs_it(run, tmp_path):
     write_song(tmp_path / "raw" / "a.wav")
     done = run(tmp_path, f"python {ROOT}/jobs/doctor.py --profile full --asr turbo", HF_HOME=str(tmp_path / "hub"))

@@ -254,6 +254,7 @@ def test_a_local_path_is_no_hub_name(tmp_path):
     assert (state.state, state.num_bytes, state.is_exact) == ("complete", 12, True)
 
 
+@pytest.mark.demo_weights
 def test_what_ships_or_installs_with_the_project_has_a_licence():
     by_stage = {need.stage: look_up(need) for need in list_needs(get_profile("miniature"), ["en"])}
     assert {state.state for state in by_stage.values()} == {"complete"}

