@@ -349,6 +349,8 @@ def _result(done: Any, row: Row) -> Row | Died:
     try:
         result: Row = ray.get(done)
     except (RayActorError, OutOfMemoryError) as error:
+        if not _has_nodes():
+            raise JobError("Ray has died, and its workers with it; start it again and run the same command") from error
         if not row:  # it died as it started
             return row
         why = "for want of memory" if isinstance(error, OutOfMemoryError) else "for want of memory or in a library"
@@ -396,6 +398,12 @@ def _root_message(error: BaseException) -> str:
     is_ours = type(error).__module__.split(".")[0] in OWN_PACKAGES  # its message says all
     text = str(error) if is_ours else f"{type(error).__name__}: {error}"
     return " ".join([text, *getattr(error, "__notes__", [])])
+
+
+def _has_nodes() -> bool:
+    """Whether any machine of the cluster is left; Ray itself takes a while to notice that none is."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return any(answers(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes)
 
 
 def _call(function: Callable[[], Result]) -> Result:

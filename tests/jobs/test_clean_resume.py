@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,67 +18,22 @@ import soundfile
 
 from jobs import clean_lyrics
 from jobs.clean_steps import SongWorker
-from jobs.cluster import Cluster, Crew, Died
+from jobs.cluster import Crew, Died
 from jobs.output_folder import claim_folder
-from jobs.run_options import RunOptions
 from pipeline.clean_folder import RECORDS
-from pipeline.clean_song import CleanSettings
-from pipeline.model_files.profiles import get_profile
-from pipeline.song import Line, Section, Song, Word
-from pipeline.stage import Stage
+
+from .fake_cleaning import SingOneLine, clean, lay_out, results
 
 pytestmark = pytest.mark.demo_weights
-
-SETTINGS = CleanSettings(profile=get_profile("miniature"))
 
 
 class Killed(BaseException):
     """Stands for kill -9: nothing may catch it."""
 
 
-class SingOneLine(Stage):
-    name, version = "sing_one_line", 1
-    done: Counter[str] = Counter()
-    fails: set[str] = set()
-
-    def process(self, song: Song) -> Song:
-        self.done[song.song_id] += 1
-        if song.song_id in self.fails:
-            raise RuntimeError("CUDA out of memory")
-        song.lines = [Line(song.lyrics_text.strip(), 0.5, 1.0, "verse", 0.9, "lyrics", "kept")]
-        song.words = [Word(song.lyrics_text.strip(), 0.5, 1.0, 0.9, 0)]
-        song.sections = [Section("verse", 0.0, song.duration_s)]
-        return song
-
-
 @pytest.fixture
 def raw(tmp_path, monkeypatch) -> Path:
-    def stream(self: Crew, rows: list, make_worker: Callable, *_: object) -> Iterator[dict]:
-        worker = make_worker()
-        yield from (worker(row) for row in rows)
-
-    monkeypatch.setattr(clean_lyrics, "connect", lambda *_: Cluster(2, 0))
-    monkeypatch.setattr(Crew, "stream", stream)
-    monkeypatch.setattr(CleanSettings, "stages", lambda self, device: [SingOneLine()])
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for name in "ab":
-        soundfile.write(folder / f"{name}.wav", 0.1 * random.standard_normal(16_000), 8_000)
-        (folder / f"{name}.txt").write_text(f"the song of {name}")
-    soundfile.write(folder / "short.wav", np.ones(100), 8_000)
-    (folder / "text.wav").write_text("no audio")
-    return folder
-
-
-def clean(raw: Path, out: Path) -> dict:
-    SingOneLine.done.clear()
-    return clean_lyrics.clean(raw, out, SETTINGS, RunOptions())
-
-
-def results(out: Path) -> dict[str, bytes]:
-    files = [out / "songs.parquet", out / "quarantine.parquet", *sorted((out / "lyrics").iterdir())]
-    return {path.name: path.read_bytes() for path in files}
+    return lay_out(tmp_path / "raw", monkeypatch.setattr)
 
 
 def test_killed_at_any_point_and_run_again_it_ends_the_same(raw, tmp_path, monkeypatch):
