@@ -47,11 +47,8 @@ def import_reference(source: Path, config: RunConfig, target: Path, vae_target: 
         raise WeightsError(f"{source}: {error}") from error
     channels = config.model.latent_channels
     state |= {"latent_mean_C": torch.zeros(channels), "latent_std_C": torch.ones(channels)}
-    vae = {key: value.contiguous() for key, value in weights.items() if key.startswith(VAE_ROOT)}
     if vae_target is not None:
-        if not vae:
-            raise WeightsError(f"{source}: holds no VAE, leave out --vae-out")
-        _write(vae, vae_target, {})
+        _write(_take_vae(weights, source), vae_target, {})
     _write(state, target, {"config": json.dumps(config.to_dict())})
     return {"written": str(target), "num_parameters": _count(state) - 2 * channels, "unused_keys": unused}
 
@@ -62,6 +59,17 @@ def export(source: Path, target: Path) -> dict[str, Any]:
     state = export_reference(model)
     _write(state, target, {})
     return {"written": str(target), "num_parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def _take_vae(weights: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """Return copies of the VAE's tensors in float32: in the file several may share their values."""
+    vae = {key: value for key, value in weights.items() if key.startswith(VAE_ROOT)}
+    if not vae:
+        raise WeightsError(f"{source}: holds no VAE, leave out --vae-out")
+    for key, value in vae.items():
+        if value.is_complex():
+            raise WeightsError(f"{source}: {key} is of type {value.dtype}, expected real numbers")
+    return {key: value.to(torch.float32, copy=True).contiguous() for key, value in vae.items()}
 
 
 def _count(tensors: Mapping[str, Tensor]) -> int:

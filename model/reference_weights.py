@@ -3,11 +3,9 @@
 The networks are the same; the names differ, and the reference keeps as separate matrices what we fuse into one.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +15,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.song_model import SongModel
 from model.weights_file import FLOAT_TYPES
+from shards.tensor_files import LOAD_ERRORS, check_safetensors_file, check_torch_file
 
 ROOT = "model."  # released checkpoints are of a trainer whose `model` attribute is the network
 FROZEN_ZEROS = ("blank_emb", "beta")  # last parts of keys that the reference stores and never trains away from zero
@@ -163,17 +162,28 @@ def export_reference(model: SongModel) -> dict[str, Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a .safetensors file, or a PyTorch file of tensors alone; no code in it is run."""
+    """Read a .safetensors file, or a PyTorch file of tensors and plain values; no code in it is run.
+
+    The tensors are views on the file where that is possible.
+
+    Raises:
+        WeightsError: no such file, or it is damaged, holds more, or is a compressed archive, which may unpack to any
+            size.
+    """
     try:
         if path.suffix == ".safetensors":
+            check_safetensors_file(path)
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        check_torch_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{path} is missing") from error
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WeightsError(f"{path} is not a file of weights: {error}") from error
+    except (*LOAD_ERRORS, SafetensorError) as error:
+        raise WeightsError(f"{path} is not a file of weights: {' '.join(str(error).split())}") from error
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
         raise WeightsError(f"{path}: expected a dictionary of tensors, or one under 'state_dict'")
     return weights
 

@@ -1,4 +1,8 @@
-"""Strict reading of YAML into typed dataclasses: what is unknown, missing or of another type is refused by name."""
+"""Strict reading of YAML into typed dataclasses: what is unknown, missing or of another type is refused by name.
+
+Of YAML a configuration needs mappings, lists and plain values. Anchors, aliases, merge keys and tags are refused: a few
+lines of them unfold to gigabytes. So is whatever no configuration comes near: see the limits below.
+"""
 
 import dataclasses
 import difflib
@@ -16,12 +20,55 @@ import yaml
 
 from model.config import ConfigError
 
-MAX_CONFIG_BYTES = 1_000_000  # a hundred times the longest sensible file
+# Far above any configuration, far below what takes a second: PyYAML reads some 40 kB in that time.
+MAX_CONFIG_BYTES = 32_768  # fifteen times the longest one shipped
+MAX_NODES = 2_000  # keys, values, sections and lists
+MAX_DEPTH = 16  # of sections in each other
+MAX_NUMBER_LETTERS = 40
 MAX_EXACT_INT = 2**53  # whole numbers up to here are exact as float
 
+_TAG = "tag:yaml.org,2002:"
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also refuses a key written twice instead of taking the last."""
+
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader for plain values alone, each key once.
+
+    Dates, and times such as 1:30:00 that YAML 1.1 takes for numbers to the base of sixty, stay text.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._num_nodes = 0
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            self._refuse("anchors (&) and aliases (*) are not read here; write the value out", event)
+        if event.tag is not None:
+            self._refuse(f"tags such as {event.tag!r:.40} are not read here; write a plain value", event)
+        self._num_nodes += 1
+        self._depth += 1
+        if self._num_nodes > MAX_NODES or self._depth > MAX_DEPTH:
+            self._refuse(f"more than {MAX_NODES} keys and values, or more than {MAX_DEPTH} levels", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(node, yaml.ScalarNode):
+            self._check_scalar(node, event)
+        return node
+
+    def _check_scalar(self, node: yaml.ScalarNode, event: Any) -> None:
+        kind = node.tag.removeprefix(_TAG)
+        if kind == "merge":
+            self._refuse("merge keys (<<) are not read here; write the keys out", event)
+        is_number = kind in ("int", "float")
+        if kind in ("timestamp", "value") or (is_number and ":" in node.value):
+            node.tag = f"{_TAG}str"
+        elif is_number and len(node.value) > MAX_NUMBER_LETTERS:
+            self._refuse(f"a number of {len(node.value)} letters, expected at most {MAX_NUMBER_LETTERS}", event)
+
+    def _refuse(self, problem: str, event: Any) -> NoReturn:
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
@@ -31,17 +78,25 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _parse(text: str) -> Any:
+    """Return the plain values in YAML; yaml.YAMLError, or ValueError where a number cannot be."""
+    return _PlainLoader(text).get_single_data()
+
+
 def read_yaml(path: Path) -> Any:
     """Return the plain values of a YAML file, or raise ConfigError with the file's name."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path.name}: {len(data)} bytes, expected a config of at most {MAX_CONFIG_BYTES}")
+        raise ConfigError(
+            f"{path.name}: expected a config of at most {MAX_CONFIG_BYTES} bytes; those shipped have 2000"
+        )
     try:
-        return _UniqueKeyLoader(data.decode("utf-8")).get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that cannot be
+        return _parse(data.decode("utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a number such as 0x_
         raise ConfigError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -58,9 +113,9 @@ def override(tree: Any, setting: str) -> None:
     if not isinstance(tree, dict):
         raise ConfigError(f"--set {setting}: '{'.'.join(parents)}' is no section")
     try:
-        value = yaml.safe_load(text)
+        value = _parse(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"--set {setting}: the value is not YAML") from error
+        raise ConfigError(f"--set {setting}: the value is not YAML: {' '.join(str(error).split())}") from error
     if isinstance(value, str) and _spell_float(value):
         value = float(value)
     tree[last] = value

@@ -5,12 +5,15 @@ file holds, and only then allocated: a hostile file costs no more memory than it
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+
+from shards.tensor_files import LOAD_ERRORS, check_safetensors_file
 
 FLOAT_TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -22,34 +25,45 @@ class CheckpointError(ValueError):
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a safetensors file one by one, on the CPU."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                yield name, file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    """Yield the tensors of a safetensors file one by one, on the CPU.
+
+    Raises:
+        CheckpointError: no such file, or it is damaged.
+    """
+    with _open(path) as file:
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            yield name, file.get_tensor(name)
 
 
 def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Return the shape of each tensor of a safetensors file, and its metadata.
 
     Raises:
-        CheckpointError: no such file, or a tensor that is not of floats.
+        CheckpointError: no such file, it is damaged, or a tensor that is not of floats.
     """
     shapes = {}
+    with _open(path) as file:
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            entry = file.get_slice(name)
+            kind = entry.get_dtype()
+            if kind not in FLOAT_TYPES:
+                expected = ", ".join(FLOAT_TYPES)
+                raise CheckpointError(f"{path}: tensor {name} is of type {kind}, expected one of {expected}")
+            shapes[name] = tuple(entry.get_shape())
+        return shapes, dict(file.metadata() or {})
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:  # safe_open is untyped
+    """Open a safetensors file; what is wrong with it is a CheckpointError in one line."""
     try:
+        check_safetensors_file(path)
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                entry = file.get_slice(name)
-                kind = entry.get_dtype()
-                if kind not in FLOAT_TYPES:
-                    expected = ", ".join(FLOAT_TYPES)
-                    raise CheckpointError(f"{path}: tensor {name} is of type {kind}, expected one of {expected}")
-                shapes[name] = tuple(entry.get_shape())
-            return shapes, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+            yield file
+    except CheckpointError:
+        raise
+    except (*LOAD_ERRORS, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {' '.join(str(error).split())}") from error
 
 
 def compare_shapes(found: Shapes, expected: Shapes, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files that exist whole or not at all: a temporary name in the same folder, fsync, rename."""
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _SUFFIX = ".tmp"
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(_SUFFIX)}", re.DOTALL)  # as open_atomic names its files
 
 
 @contextmanager
@@ -34,9 +36,10 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 def remove_temporaries(folder: Path) -> int:
     """Delete what killed writers left in `folder` and return how many files that were.
 
-    Only for a process that alone writes to the folder.
+    Only files with the names that `open_atomic` gives, `.<name>.<32 hexadecimal digits>.tmp`: a `.notes.tmp` is
+    somebody else's. Only for a process that alone writes to the folder.
     """
-    leftovers = [path for path in folder.glob(f".*{_SUFFIX}") if path.is_file()]
+    leftovers = [path for path in folder.glob(f".*{_SUFFIX}") if _TEMPORARY.fullmatch(path.name) and path.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)

@@ -20,6 +20,7 @@ from shards.bench_data import write_bench_dataset, write_bench_index
 from shards.index import read_index
 from shards.plan import Plan
 from shards.reader import ShardReader
+from shards.schema import ShardError
 
 TARGETS = {  # from the project's plan: at least, or for seconds at most
     "samples_vs_webdataset": 2.0,
@@ -36,6 +37,14 @@ _RESUME_STEP = 123_456
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write the figures and return 0 if every target is met, 1 if not."""
     options = _parse(arguments)
+    try:
+        return _measure(options)
+    except (ShardError, OSError) as error:
+        sys.stderr.write(f"shards.bench: {error}\n")
+        return 2
+
+
+def _measure(options: argparse.Namespace) -> int:
     if options.probe_index is not None:
         sys.stdout.write(json.dumps(probe_index(options.probe_index, options.step)) + "\n")
         return 0

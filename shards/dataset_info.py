@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shards.index import IndexRow
 
 INFO_NAME = "dataset.json"
-_MAX_INFO_BYTES = 16 * 2**20
+_MAX_INFO_BYTES = 2**20  # with 1024 channels, 50 kB; a list of lists takes twenty times its bytes in memory
 _MAX_NUMBER = 2**53  # integers beyond are not floats; no number here comes near
 
 
@@ -114,8 +114,11 @@ def write_dataset_info(root: Path, info: DatasetInfo) -> None:
         text = json.dumps(asdict(info), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise _error(f"models cannot be written as JSON: {error}") from error
+    data = (text + "\n").encode("utf-8")
+    if len(data) > _MAX_INFO_BYTES:
+        raise _error(f"takes {len(data)} bytes, expected at most {_MAX_INFO_BYTES}; say less about models")
     with open_atomic(root / INFO_NAME) as file:
-        file.write((text + "\n").encode("utf-8"))
+        file.write(data)
 
 
 def read_dataset_info(root: Root) -> DatasetInfo:
@@ -126,17 +129,13 @@ def read_dataset_info(root: Root) -> DatasetInfo:
     """
     storage = open_storage(root)
     name = storage.describe(INFO_NAME)
-    file = storage.open_file(INFO_NAME)
-    if file is None:
+    source = storage.open_file(INFO_NAME)
+    if source is None:
         raise ShardError(f"{name} is missing; name a folder that jobs/extract_tokens.py --out has finished")
+    if source.num_bytes > _MAX_INFO_BYTES:
+        raise ShardError(f"{name} has {source.num_bytes} bytes, expected at most {_MAX_INFO_BYTES}; it is damaged")
     try:
-        with file:
-            data = file.read(_MAX_INFO_BYTES + 1)
-        if len(data) > _MAX_INFO_BYTES:
-            raise ShardError(f"{name} has more than {_MAX_INFO_BYTES} bytes")
-        record = json.loads(data)
-    except ShardError:
-        raise
+        record = json.loads(source.read_at(0, source.num_bytes).tobytes())
     except (ValueError, RecursionError, OSError) as error:
         raise ShardError(f"{name} is not JSON: {error}") from error
     if not isinstance(record, dict):

@@ -123,7 +123,7 @@ class Index:
     """The rows of a dataset, sorted by split, shard and place in the shard.
 
     Columns and rows are read when they are asked for, so an index of millions of rows opens at once and takes little
-    memory. May be shared by threads, pickled and forked.
+    memory. May be shared by threads, pickled, and forked while threads are reading.
     """
 
     def __init__(self, file: IndexFile, rows: range) -> None:
@@ -139,8 +139,10 @@ class Index:
         """Yield every row; a damaged one raises ShardError when it is reached."""
         for first, table in self._file.groups(self._rows.start, self._rows.stop):
             skipped = max(0, self._rows.start - first)
-            for record in table.slice(skipped, self._rows.stop - first - skipped).to_pylist():
-                yield IndexRow(**record)
+            rows = table.slice(skipped, self._rows.stop - first - skipped)
+            for batch in rows.to_batches(max_chunksize=ROWS_PER_GROUP):  # other tools write groups of a million rows
+                for record in batch.to_pylist():
+                    yield IndexRow(**record)
 
     def row(self, number: int) -> IndexRow:
         """Return row `number`, 0 <= number < len(self)."""

@@ -1,10 +1,8 @@
 """Reads shards: one sample by its place, or a shard from end to end."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from shards.dataset_info import DatasetInfo, read_dataset_info
 from shards.index import IndexRow
 from shards.metadata import check_metadata, decode_metadata
 from shards.npy import decode_array
+from shards.per_process import ForkSafeLock
 from shards.sample import Sample, check_lengths, is_key
 from shards.schema import ARRAY_FIELDS, CODEBOOK_SIZE, FIELDS, METADATA, ShardError
 from shards.storage import ByteSource, Root, find_shard, open_storage
@@ -61,24 +60,28 @@ class RawSample:
 class ShardReader:
     """Reads the shards of one dataset; nothing outside of it, and nothing but what its index names.
 
-    Keeps a few shards open. May be shared by threads, pickled and forked.
+    Keeps a few shards open. May be shared by threads, pickled and forked, also while threads are reading: a forked
+    process reads local shards through the same descriptors and opens remote ones anew.
     """
 
     def __init__(self, root: Root) -> None:
         """Remember the folder or URL; dataset.json and shards are opened when they are needed."""
         self.root = root
         self._storage = open_storage(root)
-        self._lock = threading.Lock()
+        self._info: DatasetInfo | None = None
+        self._lock = ForkSafeLock()
         self._open: OrderedDict[str, ByteSource] = OrderedDict()
 
     def __reduce__(self) -> tuple[type["ShardReader"], tuple[Root]]:
         """Open files stay where they are."""
         return ShardReader, (self.root,)
 
-    @cached_property
+    @property
     def info(self) -> DatasetInfo:
-        """Return dataset.json, read once."""
-        return read_dataset_info(self.root)
+        """Return dataset.json, read once; without a lock, so threads that ask first may read it twice."""
+        if self._info is None:
+            self._info = read_dataset_info(self.root)
+        return self._info
 
     def read(self, row: IndexRow) -> Sample:
         """Return the sample that `row` of the index names, checked against the row and its checksum.

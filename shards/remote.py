@@ -1,9 +1,12 @@
 """Datasets behind a URL: s3://, gs://, http(s):// and whatever else fsspec opens, read by byte range."""
 
+import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 import aiohttp
@@ -13,7 +16,9 @@ from fsspec.core import url_to_fs
 from numpy.typing import NDArray
 
 from shards.names import parse_shard_name
+from shards.per_process import PerProcess
 from shards.schema import ShardError
+from shards.storage import ByteSource, LocalSource
 
 _INDEX_BLOCK_BYTES = 2**20  # Parquet reads a footer and a few column chunks: small requests, read ahead
 
@@ -22,6 +27,7 @@ class RemoteStorage:
     """The files under a URL.
 
     A server that ignores byte ranges sends whole files; those are copied to a temporary file once and read there.
+    Connections belong to the process that made them: a forked one makes its own.
     """
 
     def __init__(self, url: str) -> None:
@@ -31,22 +37,18 @@ class RemoteStorage:
             ShardError: nothing installed opens such URLs.
         """
         self._url = url.rstrip("/")
-        try:
-            self._files, self._root = url_to_fs(self._url)
-        except (ImportError, ValueError) as error:
-            raise ShardError(
-                f"{url}: {error}; s3:// and gs:// need `pip install -e '.[cloud]'`, other URLs what fsspec names"
-            ) from error
+        self._files = PerProcess(self._connect)
+        self._files.get()
 
-    def open_shard(self, shard: Any) -> "RemoteSource":
+    def open_shard(self, shard: Any) -> ByteSource:
         """Open a shard; see Storage."""
         _, name = parse_shard_name(str(shard))
-        file = self._open(name, cache_type="none")
-        if file is None:
+        source = self._open(name, cache_type="none")
+        if source is None:
             raise ShardError(f"{name}: missing from {self._url}; copy it there or extract the dataset again")
-        return RemoteSource(file, self.describe(name))
+        return source
 
-    def open_file(self, name: str) -> BinaryIO | None:
+    def open_file(self, name: str) -> ByteSource | None:
         """Open dataset.json or index.parquet; None where it is missing."""
         return self._open(name, cache_type="readahead", block_size=_INDEX_BLOCK_BYTES)
 
@@ -54,38 +56,65 @@ class RemoteStorage:
         """Return the URL of a file."""
         return f"{self._url}/{name}"
 
-    def _open(self, name: str, **options: Any) -> BinaryIO | None:
-        path = f"{self._root.rstrip('/')}/{name}"
+    def _connect(self) -> tuple[Any, str]:
+        """Return a file system, which is untyped, and the path in it."""
         try:
-            with naming_failures(self.describe(name)):
-                file = self._files.open(path, "rb", **options)
-                return cast(BinaryIO, file) if _has_ranges(file) else self._copy(path)
+            files, root = url_to_fs(self._url)
+        except (ImportError, ValueError) as error:
+            remedy = "s3:// and gs:// need `.uv/bin/uv pip install -e '.[cloud]'`, other URLs what fsspec names"
+            raise ShardError(f"{self._url}: {error}; {remedy}") from error
+        return files, root.rstrip("/")
+
+    def _open(self, name: str, **options: Any) -> ByteSource | None:
+        open_stream = partial(self._open_stream, name, **options)
+        url = self.describe(name)
+        try:
+            with naming_failures(url):
+                stream = open_stream()
+                return RemoteSource(open_stream, stream, url) if _has_ranges(stream) else self._copy(name)
         except FileNotFoundError:
             return None
 
-    def _copy(self, path: str) -> BinaryIO:
-        copy = tempfile.TemporaryFile()  # noqa: SIM115  (it is deleted when the last user lets go of it)
-        self._files.get_file(path, copy)
-        copy.seek(0)
-        return cast(BinaryIO, copy)
+    def _open_stream(self, name: str, **options: Any) -> BinaryIO:
+        files, root = self._files.get()
+        return cast(BinaryIO, files.open(f"{root}/{name}", "rb", **options))
+
+    def _copy(self, name: str) -> LocalSource:
+        files, root = self._files.get()
+        with tempfile.TemporaryFile() as copy:
+            files.get_file(f"{root}/{name}", copy)
+            copy.flush()
+            return LocalSource(os.dup(copy.fileno()))  # the file is deleted when the last user lets go of it
+
+
+@dataclass(slots=True)
+class _Stream:
+    """An open file with one place in it, used by one thread at a time."""
+
+    file: BinaryIO | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)  # place and bytes belong together
 
 
 class RemoteSource:
-    """One remote shard."""
+    """One remote file. A forked process opens it anew, and leaves that of its parent alone."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        """Take an open file; `name` is for messages."""
-        self._file = file
+    def __init__(self, open_stream: Callable[[], BinaryIO], stream: BinaryIO, name: str) -> None:
+        """Take an open file and what opens it again; `name` is for messages."""
+        self._open_stream = open_stream
         self._name = name
-        self._lock = threading.Lock()  # place and bytes belong together
-        self.num_bytes = file.seek(0, 2)
+        self._stream = PerProcess(_Stream)
+        self._stream.get().file = stream
+        self.num_bytes = stream.seek(0, 2)
 
     def read_at(self, start: int, num_bytes: int) -> NDArray[np.uint8]:
         """Return up to `num_bytes` bytes from `start`: fewer only where the file ends."""
         wanted = min(num_bytes, max(0, self.num_bytes - start))
-        with self._lock, naming_failures(self._name):
-            self._file.seek(start)
-            data = self._file.read(wanted)
+        stream = self._stream.get()
+        with stream.lock, naming_failures(self._name):
+            if stream.file is None:
+                stream.file = self._open_stream()
+            stream.file.seek(start)
+            data = stream.file.read(wanted)
         return np.frombuffer(bytearray(data), np.uint8)  # that may be written to
 
 

@@ -1,34 +1,42 @@
 """Counts over a dataset: from the index alone, or from everything that is in the shards."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from shards.index import Index
+from shards.index import INDEX_NAME, Index
 from shards.latent_statistics import LatentStatistics
 from shards.reader import ShardReader
 from shards.sample import Sample
-from shards.schema import FRAME_RATE_HZ, SPLITS
+from shards.schema import FRAME_RATE_HZ, SPLITS, ShardError
 from shards.vocabulary import compose_lyric_ids
 
 
 def summarize_index(index: Index) -> dict[str, Any]:
-    """Return what the index says: songs and hours per split and language, durations, shards and bytes."""
+    """Return what the index says: songs and hours per split and language, durations, shards and bytes.
+
+    Raises:
+        ShardError: a duration that no song has.
+    """
     durations_s = index.column("duration_s")
-    shard_bytes = dict(zip(index.column("shard"), index.column("shard_bytes").tolist(), strict=True))
+    if not np.isfinite(durations_s).all():
+        raise ShardError(
+            f"{INDEX_NAME}: duration_s holds values that are not finite; `python -m shards verify` names them"
+        )
+    splits, languages = (dict(_group_songs(index, name, durations_s)) for name in ("split", "language"))
+    shard_codes, _ = index.codes("shard")
+    _, first_rows = np.unique(shard_codes, return_index=True)
     return {
         "num_samples": len(index),
         "hours": round(float(durations_s.sum()) / 3600, 4),
-        "splits": {split: _count_songs(index.column("split") == split, durations_s) for split in SPLITS},
-        "languages": {
-            str(language): _count_songs(index.column("language") == language, durations_s)
-            for language in np.unique(index.column("language").astype(str))
-        },
+        "splits": {split: splits.get(split, {"num_samples": 0, "hours": 0.0}) for split in SPLITS},
+        "languages": dict(sorted(languages.items())),
         "duration_s": _describe(durations_s.tolist()),
-        "num_shards": len(shard_bytes),
-        "num_bytes": sum(shard_bytes.values()),
+        "num_shards": len(first_rows),
+        "num_bytes": sum(index.column("shard_bytes")[first_rows].tolist()),
     }
 
 
@@ -78,8 +86,12 @@ def _count_lyric_ids(metadata: dict[str, Any]) -> int:
     return len(ids)
 
 
-def _count_songs(mask: Any, durations_s: Any) -> dict[str, Any]:
-    return {"num_samples": int(mask.sum()), "hours": round(float(durations_s[mask].sum()) / 3600, 4)}
+def _group_songs(index: Index, name: str, durations_s: NDArray[np.float64]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each value of a column of few values, and how many songs and hours have it."""
+    codes, values = index.codes(name)
+    for code in np.unique(codes).tolist():
+        mask = codes == code
+        yield values[code], {"num_samples": int(mask.sum()), "hours": round(float(durations_s[mask].sum()) / 3600, 4)}
 
 
 def _describe(values: Iterable[float]) -> dict[str, float]:

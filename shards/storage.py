@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ Root = Path | str  # a folder, or a URL such as s3://bucket/shards or https://ho
 
 
 class ByteSource(Protocol):
-    """A file that is open for reading at any place; may be shared by threads."""
+    """A file that is open for reading at any place; may be shared by threads, and goes on working after a fork."""
 
     num_bytes: int
 
@@ -33,7 +33,7 @@ class Storage(Protocol):
             ShardError: it is missing, no plain file, or leads out of the dataset.
         """
 
-    def open_file(self, name: str) -> BinaryIO | None:
+    def open_file(self, name: str) -> ByteSource | None:
         """Open dataset.json or index.parquet; None where it is missing."""
 
     def describe(self, name: str) -> str:
@@ -60,11 +60,14 @@ def open_storage(root: Root) -> Storage:
 
 
 class LocalSource:
-    """A plain file, open until nobody uses it."""
+    """A plain file, open until nobody uses it.
 
-    def __init__(self, path: Path) -> None:
-        """Open it."""
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    Every read names its place (`pread`), so threads and forked processes, which share the descriptor, do not meet.
+    """
+
+    def __init__(self, file: Path | int) -> None:
+        """Open the file at a path, or take over an open descriptor."""
+        self._descriptor = file if isinstance(file, int) else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         self.num_bytes = os.fstat(self._descriptor).st_size
 
     def read_at(self, start: int, num_bytes: int) -> NDArray[np.uint8]:
@@ -94,10 +97,10 @@ class LocalStorage:
         """Open a shard; see Storage."""
         return LocalSource(find_shard(self._root, shard))
 
-    def open_file(self, name: str) -> BinaryIO | None:
+    def open_file(self, name: str) -> LocalSource | None:
         """Open dataset.json or index.parquet; None where it is missing."""
         path = self._root / name
-        return path.open("rb") if path.is_file() else None
+        return LocalSource(path) if path.is_file() else None
 
     def describe(self, name: str) -> str:
         """Return the path of a file."""

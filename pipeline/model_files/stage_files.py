@@ -16,7 +16,9 @@ VAE_CHECKPOINT, VAE_CHECKPOINT_CONFIG = "autoencoder_music_dsp1920.ckpt", "stabl
 VAE_CONFIGS = ("config.json", VAE_CHECKPOINT_CONFIG)
 ALIGNER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
 PREPROCESSOR = "preprocessor_config.json"
-_MAX_LIST_BYTES = 1 << 20
+_MAX_LIST_BYTES = 1 << 14  # those of Demucs have some 100 bytes
+_MAX_LIST_BRACKETS = 256  # nested in each other they take time that grows with their square
+_REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # with which few bytes can take minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,18 @@ def read_bag(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > _MAX_LIST_BYTES:
             raise ModelFileError(f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_LIST_BYTES}")
-        bag = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > _MAX_LIST_BRACKETS:
+            raise ModelFileError(f"{path}: more than {_MAX_LIST_BRACKETS} lists, expected a plain list of models")
+        if any(isinstance(token, _REFUSED_TOKENS) for token in yaml.scan(text)):
+            raise ModelFileError(f"{path}: anchors, aliases or tags, expected a plain list of models")
+        bag = yaml.safe_load(text)
+    except (
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as error:  # ValueError: no UTF-8, or no date
         raise ModelFileError(f"{path}: {error}; expected a readable list of models") from error
     names = bag.get("models") if isinstance(bag, dict) else None
     if not (isinstance(names, list) and names and all(isinstance(n, str) and n.isalnum() for n in names)):

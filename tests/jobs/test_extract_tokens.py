@@ -76,7 +76,7 @@ def test_what_no_shard_waits_for_is_deleted(tmp_path: Path, monkeypatch: pytest.
     """Half-written files of a killed run, and songs that were encoded for a plan of before."""
     songs, out = make_songs(tmp_path / "raw"), tmp_path / "out"
     run(songs, out, 0, monkeypatch.setattr)
-    leftovers = [out / "train" / ".000000.tar.0f.tmp", out / PROGRESS / "train" / "gone.tar"]
+    leftovers = [out / "train" / f".000000.tar.{'0' * 32}.tmp", out / PROGRESS / "train" / "gone.tar"]
     for path in leftovers:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")

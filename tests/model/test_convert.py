@@ -13,6 +13,7 @@ from model.checkpoint import load_model
 from model.convert import main
 from model.reference_weights import export_reference
 from model.song_model import SongModel
+from tests.shards.damage import damage
 
 from .tiny_dataset import tiny_config
 
@@ -58,6 +59,46 @@ def test_there_and_back(released: Path, capsys: pytest.CaptureFixture[str]) -> N
     before = torch.load(released, weights_only=True)["state_dict"]
     for key, value in load_file(folder / "theirs.safetensors").items():
         assert torch.equal(value, before[f"model.{key}"]), key
+
+
+def test_tensors_of_the_vae_may_share_their_values(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As PyTorch saves them; safetensors cannot."""
+    content = torch.load(released, weights_only=True)
+    values = torch.arange(8.0)
+    content["state_dict"] |= {
+        "vae.vae.first": values[:6].view(2, 3),
+        "vae.vae.second": values[2:],
+        "vae.vae.all": values,
+    }
+    torch.save(content, released)
+    folder = released.parent
+    command = [
+        "import",
+        str(released),
+        "--config",
+        str(folder / "tiny.yaml"),
+        "--out",
+        str(folder / "ours.safetensors"),
+    ]
+    assert main([*command, "--vae-out", str(folder / "vae.safetensors")]) == 0
+    found = load_file(folder / "vae.safetensors")
+    assert found["vae.vae.first"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found["vae.vae.second"].tolist() == [2, 3, 4, 5, 6, 7]
+    content["state_dict"]["vae.vae.first"] = torch.ones(2, dtype=torch.complex64)
+    torch.save(content, released)
+    assert main([*command, "--vae-out", str(folder / "vae.safetensors")]) == 2
+    assert "vae.vae.first is of type torch.complex64, expected real numbers\n" in capsys.readouterr().err
+
+
+def test_damaged_checkpoints_end_in_one_line(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, folder = released.parent / "damaged.pt", released.parent
+    command = ["import", str(path), "--config", str(folder / "tiny.yaml"), "--out", str(folder / "out.safetensors")]
+    for changed in damage(released.read_bytes(), 40, seed=5):
+        path.write_bytes(changed)
+        code = main(command)
+        errors = capsys.readouterr().err
+        assert (code, errors.count("\n")) in ((0, 0), (2, 1))
+        assert not errors or errors.startswith("model.convert: ")
 
 
 def test_what_cannot_be_converted_is_said_in_one_line(

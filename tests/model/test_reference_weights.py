@@ -1,6 +1,7 @@
 """Tests of model/reference_weights.py."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,17 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from model.config import ModelConfig
-from model.reference_weights import WeightsError, export_reference, from_reference, key_map, load_reference
+from model.reference_weights import (
+    WeightsError,
+    export_reference,
+    from_reference,
+    key_map,
+    load_reference,
+    read_weights,
+)
 from model.song_model import SongModel
+from model.weights_file import CheckpointError, read_header, read_tensors
+from tests.shards.damage import damage, measure
 
 MakeModel = Callable[..., SongModel]
 
@@ -124,6 +134,77 @@ def test_code_in_a_checkpoint_does_not_run(
     with pytest.raises(WeightsError, match="is not a file of weights"):
         load_reference(make_model(), Path("trap.pt"))
     assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_damaged_files_raise_nothing_but_their_own_error(tmp_path: Path, suffix: str) -> None:
+    """Whatever zip, pickle and tensors make of bytes that changed. What is not refused is safe to use."""
+    tensors = {"weight": torch.ones(3, 2), "bias": torch.zeros(2).half(), "scale": torch.ones(())}
+    whole, path = tmp_path / f"whole{suffix}", tmp_path / f"damaged{suffix}"
+    torch.save({"state_dict": tensors, "epoch": 3}, whole) if suffix == ".pt" else save_file(tensors, whole)
+    readers: list[tuple[Callable[[Path], object], type[ValueError]]] = [(read_weights, WeightsError)]
+    if suffix == ".safetensors":
+        readers += [(lambda path: dict(read_tensors(path)), CheckpointError), (read_header, CheckpointError)]
+    for read, expected in readers:
+        num_refused = 0
+        for changed in damage(whole.read_bytes(), 600):
+            path.write_bytes(changed)
+            try:
+                found = read(path)
+            except expected as error:
+                message, num_refused = str(error), num_refused + 1
+            else:
+                values = found.values() if isinstance(found, dict) else []
+                message = str([float(value.float().sum()) for value in values])
+            assert "\n" not in message
+        assert num_refused > 400
+
+
+_READ = """
+import torch
+from model.reference_weights import read_weights
+torch.zeros(1)
+def read(path):
+    read_weights(path)
+"""
+
+
+def test_bombs_take_neither_memory_nor_time(tmp_path: Path) -> None:
+    """A fifth of a megabyte that unpacks to a fifth of a gigabyte, and what PyTorch would rather map than unpack."""
+    torch.save({"weight": torch.arange(3.0)}, tmp_path / "plain.pt")
+    names = ["deflated.pt", "call.pt"]
+    call = b"\x80\x02}X\x01\x00\x00\x00acbuiltins\nbytearray\n\x8a\x05" + (3 * 10**9).to_bytes(5, "little") + b"\x85Rs."
+    with zipfile.ZipFile(tmp_path / "plain.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for name, change, method in (
+        (names[0], {"plain/data/0": bytes(200_000_000)}, zipfile.ZIP_DEFLATED),
+        (names[1], {"plain/data.pkl": call}, zipfile.ZIP_STORED),
+    ):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for member, content in (members | change).items():
+                archive.writestr(member, content, method)
+    for name, result in zip(names, measure(_READ, *(tmp_path / name for name in names)), strict=True):
+        assert result["error"].startswith(f"WeightsError: {tmp_path / name} is not a file of weights: "), name
+        assert result["seconds"] < 1, name
+        assert result["mb"] < 50, name
+
+
+def test_compressed_weights_are_refused(tmp_path: Path) -> None:
+    """Mapped into memory, compressed bytes were taken for weights."""
+    torch.save({"weight": torch.rand(1000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "small.pt", "w") as small:
+        for name in plain.namelist():
+            method = zipfile.ZIP_DEFLATED if name.endswith("/data/0") else zipfile.ZIP_STORED
+            small.writestr(name, plain.read(name), method)
+    with pytest.raises(WeightsError, match=r"small.pt is not a file of weights: member 'plain/data/0' is compressed"):
+        read_weights(tmp_path / "small.pt")
+
+
+@pytest.mark.parametrize("content", [{1: torch.ones(1)}, {"state_dict": {2: torch.ones(1)}}])
+def test_keys_that_are_no_names_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "numbers.pt")
+    with pytest.raises(WeightsError, match="expected a dictionary of tensors"):
+        read_weights(tmp_path / "numbers.pt")
 
 
 def test_whitened_models_have_no_reference_form(make_model: MakeModel) -> None:

@@ -33,3 +33,10 @@ def test_last_line_has_every_ratio_with_its_spread(tmp_path: Path, capsys: pytes
         assert 0 < low <= result[name] <= high
     assert result["webdataset_samples_per_s"] > 0
     assert not list(tmp_path.iterdir()), "what was made up is deleted"
+
+
+def test_dataset_that_cannot_be_read_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dir", str(tmp_path), "--index-rows", "0"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"shards.bench: {tmp_path}/index.parquet is missing; name a folder")
+    assert errors.count("\n") == 1

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shards.__main__ import main
 from shards.index import (
     DatasetInfo,
     IndexRow,
@@ -128,13 +129,22 @@ HOSTILE_TABLES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
         "schema version '2', this reader knows 1; update",
     ),
     "no version": (lambda table: table.replace_schema_metadata({}), "schema version 'none'"),
-    "missing": (lambda table: table.drop_columns(["crc32"]), "column crc32 is None, expected int64"),
-    "unknown": (lambda table: table.append_column("x", pa.nulls(5, pa.int64())), "column x is int64, expected None"),
+    "unknown": (
+        lambda table: table.append_column("x\n", pa.nulls(5, pa.int64())),
+        r"column 'x\\n' is unknown to this reader; write the index again",
+    ),
     "twice": (
         lambda table: table.append_column("key", table.column("key")),
-        "column key is there 2 times; write the index again",
+        "column 'key' is there 2 times; write the index again",
     ),
-    "type": (lambda table: table.set_column(4, "num_frames", pa.array(["1"] * 5)), "num_frames is string"),
+    "type": (
+        lambda table: table.set_column(4, "num_frames", pa.array(["1"] * 5)),
+        "column num_frames is string, expected int64; write the index again",
+    ),
+    "type of a column of few values": (
+        lambda table: table.set_column(2, "split", pa.array([1] * 5)),
+        "column split is int64, expected string; write the index again",
+    ),
     "empty": (lambda table: table.slice(0, 0), "holds no samples"),
     "null": (
         lambda table: table.set_column(0, pa.field("key", pa.string()), pa.array([None, "b", "c", "d", "e"])),
@@ -149,6 +159,31 @@ def test_hostile_table_is_refused(tmp_path: Path, rows: list[IndexRow], name: st
     rewrite(tmp_path, change)
     with pytest.raises(ShardError, match=f"index.parquet: .*{message}"):
         read_index(tmp_path).row(0)
+
+
+@pytest.mark.parametrize("column", [field.name for field in dataclasses.fields(IndexRow)])
+def test_missing_column_is_named_with_the_file_and_what_to_do(
+    tmp_path: Path, rows: list[IndexRow], column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every command, and `repair` does what they say."""
+    rewrite(tmp_path, lambda table: table.drop_columns([column]))
+    message = f"{tmp_path}/index.parquet: column {column} is missing; write the index again (python -m shards repair)"
+    with pytest.raises(ShardError) as caught:
+        read_index(tmp_path)
+    assert str(caught.value) == message
+    for command in (["verify"], ["stats"], ["stats", "--contents"], ["inspect"], ["merge", str(tmp_path / "out")]):
+        assert main([*command, str(tmp_path)]) == 1
+        assert capsys.readouterr().out.splitlines()[0] == message
+    assert main(["repair", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(message)
+    assert list(read_index(tmp_path)) == rows
+
+
+def test_index_of_many_columns_is_refused_in_no_time(tmp_path: Path, rows: list[IndexRow]) -> None:
+    schema = pa.schema([pa.field(f"c{number}", pa.int8()) for number in range(40_000)])
+    pq.write_table(schema.empty_table(), tmp_path / "index.parquet", store_schema=False)
+    with pytest.raises(ShardError, match="cannot be read as Parquet: .*; write the index again"):
+        read_index(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"not parquet at all" * 100], ids=["empty", "magic", "text"])
@@ -170,9 +205,9 @@ def test_flipped_bit_in_a_column_is_noticed(tmp_path: Path, rows: list[IndexRow]
     path = tmp_path / "index.parquet"
     data = bytearray(path.read_bytes())
     place = pq.ParquetFile(path).metadata.row_group(0).column(4)  # num_frames
-    data[place.data_page_offset + place.total_compressed_size // 2] ^= 1
+    data[(place.dictionary_page_offset or place.data_page_offset) + place.total_compressed_size - 1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ShardError, match="cannot be read as Parquet"):
+    with pytest.raises(ShardError, match="cannot be read as Parquet: .*CRC.*; write the index again"):
         read_index(tmp_path).row(0)
 
 
@@ -184,6 +219,19 @@ def test_rows_are_found_across_row_groups(tmp_path: Path, rows: list[IndexRow]) 
     assert list(index.select("val")) == [index.row(4)] == rows[4:]
     assert index.select("val").find(rows[4].key) == 0
     assert index.select("val").find(rows[0].key) is None
+
+
+def test_row_groups_without_rows_do_no_harm(tmp_path: Path, rows: list[IndexRow]) -> None:
+    table = pq.read_table(tmp_path / "index.parquet")
+    with pq.ParquetWriter(tmp_path / "index.parquet", table.schema) as writer:
+        for part in (table.slice(0, 0), table.slice(0, 2), table.slice(0, 0), table.slice(2, 3)):
+            writer.write_table(part)
+    assert pq.ParquetFile(tmp_path / "index.parquet").metadata.num_row_groups == 4
+    index = read_index(tmp_path)
+    assert list(index) == rows
+    assert index.column("key").tolist() == [row.key for row in rows]
+    assert index.codes("shard")[1] == list(dict.fromkeys(row.shard for row in rows))
+    assert list(index.select("val")) == rows[4:]
 
 
 def test_splits_that_do_not_stand_together_are_refused(tmp_path: Path, rows: list[IndexRow]) -> None:

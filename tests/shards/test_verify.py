@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -88,7 +89,7 @@ def test_damaged_index_is_one_problem(tmp_path: Path, rows: list[IndexRow]) -> N
     path = tmp_path / "index.parquet"
     data = bytearray(path.read_bytes())
     place = pq.ParquetFile(path).metadata.row_group(0).column(4)
-    data[place.data_page_offset + place.total_compressed_size // 2] ^= 1
+    data[(place.dictionary_page_offset or place.data_page_offset) + place.total_compressed_size - 1] ^= 1
     path.write_bytes(data)
     (problem,) = problems(tmp_path)
     assert "index.parquet cannot be read as Parquet" in problem
@@ -98,7 +99,7 @@ def test_column_twice_is_a_problem(tmp_path: Path, rows: list[IndexRow]) -> None
     table = pq.read_table(tmp_path / "index.parquet")
     pq.write_table(table.append_column("crc32", table.column("crc32")), tmp_path / "index.parquet")
     (problem,) = problems(tmp_path)
-    assert "column crc32 is there 2 times" in problem
+    assert "column 'crc32' is there 2 times" in problem
 
 
 def test_missing_info_still_checks_the_shards(tmp_path: Path, rows: list[IndexRow]) -> None:
@@ -217,6 +218,33 @@ def test_stats(tmp_path: Path, rows: list[IndexRow], capsys: pytest.CaptureFixtu
     assert full["section_s"] == {"chorus": 65.24, "intro": 20.0, "verse": 35.0}
     assert full["lyric_ids_per_song"]["max"] == 4 + 1 + 1 + 5 + 1 + 2
     assert full["codebook_used"] <= 5 * 603
+
+
+def test_stats_are_counted_over_all_groups(
+    tmp_path: Path, rows: list[IndexRow], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A language that begins in one row group and ends in another is one."""
+    write_index(
+        tmp_path, [dataclasses.replace(row, language="zh" if k in (1, 2) else "en") for k, row in enumerate(rows)]
+    )
+    pq.write_table(pq.read_table(tmp_path / "index.parquet"), tmp_path / "index.parquet", row_group_size=2)
+    assert main(["stats", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {language: part["num_samples"] for language, part in found["languages"].items()} == {"en": 3, "zh": 2}
+    assert found["num_bytes"] == sum(path.stat().st_size for path in tmp_path.glob("*/*.tar"))
+
+
+def test_stats_of_durations_that_are_none(
+    tmp_path: Path, rows: list[IndexRow], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NaN is no JSON, which the last line promises to be."""
+    table = pq.read_table(tmp_path / "index.parquet")
+    number = table.schema.get_field_index("duration_s")
+    column = pa.array([float("nan")] * len(rows))
+    pq.write_table(table.set_column(number, table.schema.field(number), column), tmp_path / "index.parquet")
+    assert main(["stats", str(tmp_path)]) == 1
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert error == "index.parquet: duration_s holds values that are not finite; `python -m shards verify` names them"
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

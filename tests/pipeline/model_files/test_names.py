@@ -2,6 +2,7 @@
 
 import importlib.util
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +89,27 @@ def test_a_list_of_models_says_which_files_belong_to_it(tmp_path: Path) -> None:
         resolve_model(str(tmp_path), "separator")
     (tmp_path / "bb.safetensors").write_text("x")
     assert resolve_model(str(tmp_path), "separator") == tmp_path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x]\nmodels: *a",
+        "a: &a {b: c}\nmodels: ['aa']\nd: {<<: *a}",
+        "models: !!python/tuple ['aa']",
+        "models: ['aa']\nd: 2026-99-99",
+        "models: ['aa']\nn: " + "1:" * 20_000 + "1",
+        "[" * 5_000,
+        "models: ['../aa']",
+    ],
+)
+def test_a_hostile_list_of_models_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bag.yaml").write_text(text)
+    (tmp_path / "aa.safetensors").write_text("x")
+    started = time.monotonic()
+    with pytest.raises(ModelFileError, match=r"bag\.yaml"):
+        resolve_model(str(tmp_path), "separator")
+    assert time.monotonic() - started < 1
 
 
 def test_a_file_without_weights_is_no_model(tmp_path: Path) -> None:

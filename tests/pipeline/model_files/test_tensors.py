@@ -1,6 +1,7 @@
 """Files of weights: what is not safetensors is refused unread, and every tensor is compared before it is taken."""
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from pipeline.model_files.errors import ModelFileError
 from pipeline.model_files.names import MINIATURE_FOLDER
 from pipeline.model_files.tensors import check_tensors, read_safetensors, read_torch_file
 from pipeline.semantic_tokens import load_muq
+from tests.shards.damage import damage, measure
 
 
 class Payload:
@@ -78,6 +80,76 @@ def test_other_and_damaged_files_of_torch_are_refused_and_never_run(tmp_path: Pa
     with pytest.raises(ModelFileError, match="none"):
         read_torch_file(tmp_path / "none.bin", "weights")
     assert not target.exists()
+
+
+def test_damaged_files_raise_nothing_but_the_error_of_a_model_file(tmp_path: Path) -> None:
+    """Whatever zip, pickle and tensors make of bytes that changed. What is not refused is safe to use."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    torch.save({"state_dict": network.state_dict(), "epoch": 3}, tmp_path / "whole.pt")
+    save_file(network.state_dict(), tmp_path / "whole.safetensors")
+    for suffix, read in ((".pt", read_torch_file), (".safetensors", read_safetensors)):
+        path, num_refused = tmp_path / f"damaged{suffix}", 0
+        for changed in damage((tmp_path / f"whole{suffix}").read_bytes(), 800):
+            path.write_bytes(changed)
+            try:
+                tensors = read(path, "the weights of this test")
+            except ModelFileError as error:
+                message, num_refused = str(error), num_refused + 1
+            else:
+                message = str([float(tensor.float().sum()) for tensor in tensors.values()])
+            assert "\n" not in message
+        assert num_refused > 550, suffix
+
+
+_READ = """
+import torch
+from pipeline.model_files.tensors import read_safetensors, read_torch_file
+torch.zeros(1)
+def read(path):
+    read = read_safetensors if path.suffix == ".safetensors" else read_torch_file
+    read(path, "the weights of this test")
+"""
+
+
+def test_bombs_take_neither_memory_nor_time(tmp_path: Path) -> None:
+    """A thousandth of what it is unpacked, a call that takes memory, a claim that would end the process."""
+    torch.save({"weight": torch.arange(3.0)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    start = b"\x80\x02}X\x01\x00\x00\x00a"
+    pickles = {
+        "compressed": members["plain/data.pkl"],
+        "call": start + b"cbuiltins\nbytearray\n\x8a\x05" + (3 * 10**9).to_bytes(5, "little") + b"\x85Rs.",
+        "hash": b"\x80\x02})" + b"q\x00h\x00\x86" * 40 + b"K\x01s.",
+        "claim": members["plain/data.pkl"].replace(b"K\x03", b"J\x00\x00\x00\x01"),  # of 16 million values
+        "repeated": members["plain/data.pkl"].replace(b"K\x03\x85", b"J\x00\x00\x00\x7f\x85").replace(
+            b"K\x01\x85", b"K\x00\x85"
+        ),
+    }  # fmt: skip
+    for name, data in pickles.items():
+        is_compressed = name == "compressed"
+        with zipfile.ZipFile(tmp_path / f"{name}.pt", "w") as archive:
+            for member, content in (members | {"plain/data.pkl": data}).items():
+                values = bytes(200_000_000) if is_compressed and member == "plain/data/0" else content
+                archive.writestr(member, values, zipfile.ZIP_DEFLATED if is_compressed else zipfile.ZIP_STORED)
+    entries = (b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % number for number in range(200_000))
+    header = b"{" + b",".join(entries) + b"}"
+    (tmp_path / "many.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    names = [*(f"{name}.pt" for name in pickles), "many.safetensors"]
+    results = measure(_READ, *(tmp_path / name for name in names))
+    for name, result in zip(names, results, strict=True):
+        assert result["error"].startswith(f"ModelFileError: {tmp_path / name}: "), name
+        assert result["seconds"] < 1, name
+        assert result["mb"] < 50, name
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e5m2, torch.complex64])
+def test_numbers_of_another_kind_are_refused_by_name(tmp_path: Path, kind: torch.dtype) -> None:
+    """PyTorch cannot even say whether those of eight bits are finite."""
+    save_file({"weight": torch.ones(2, 3).to(kind), "bias": torch.ones(2)}, tmp_path / "a.safetensors")
+    tensors = read_safetensors(tmp_path / "a.safetensors", "weights")
+    with pytest.raises(ModelFileError, match=f"weight is {kind}, expected floating-point numbers"):
+        check_tensors(tensors, torch.nn.Linear(3, 2).state_dict(), tmp_path / "a.safetensors")
 
 
 def test_every_problem_has_its_key_with_found_and_expected(tmp_path: Path) -> None:
