@@ -14,7 +14,7 @@ export RAY_DISABLE_IMPORT_WARNING := 1
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help setup setup-pipeline setup-train flash demo test lint check smoke-clean smoke-train lock clean
+.PHONY: help setup setup-pipeline setup-train flash demo test lint check smoke-clean smoke-train lock clean fuzz
 .PRECIOUS: %/.packages %/.ready
 
 help:  ## show this list
@@ -67,6 +67,10 @@ demo: setup  ## bundled songs -> clean lyrics -> shards -> a small trained model
 
 test: setup  ## all tests
 	$(VENV)/bin/python -m pytest
+
+fuzz: setup  ## fuzz every parser for MINUTES (default 10) with atheris, which is installed first; findings in fuzz/
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet atheris==3.0.0
+	$(VENV)/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 lint: setup  ## ruff, mypy, and hadolint for docker/
 	$(VENV)/bin/ruff check .

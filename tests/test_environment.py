@@ -28,7 +28,7 @@ EXTRAS = {
     "pipeline": {"pipeline", "demo", "miniatures"},
     "jobs": {"pipeline"},
     "tests/model": {"train", "test"},
-    "tests": {"pipeline", "train", "demo", "test", "dev"},
+    "tests": {"pipeline", "train", "demo", "test", "dev", "fuzz"},
 }
 MODULES = {"pyworld": "pyworld-prebuilt"}  # imported under another name, in an extra that no lock installs
 NOT_IMPORTED = {  # declared all the same
