@@ -15,10 +15,15 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from model.config import ModelConfig
+from model.recompute import recompute_cheaply
+from model.transfer import send
 from model.varlen import choose_kernel, suits_kernel
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys, values [..., S, H, E] -> mixed values of the same shape."""
+
+Normalise = Callable[[Tensor], Tensor]
+"""Residual stream [..., S, D] -> what a branch of a layer reads, of the same shape."""
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines [S, 1, rotary_dim / 2], float32."""
@@ -43,48 +48,64 @@ def rotate(x_SHE: Tensor, rotary: Rotary) -> Tensor:
 class SelfAttention(nn.Module):
     """Multi-head self-attention without biases; one matrix makes queries, keys and values, in this order."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, recompute_input: bool = False) -> None:
         super().__init__()
         self.num_heads = config.num_heads
+        self.recompute_input = recompute_input
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend, num_last: int | None = None) -> Tensor:
+    def forward(
+        self, x_SD: Tensor, norm: Normalise, rotary: Rotary, attend: Attend, num_last: int | None = None
+    ) -> Tensor:
         """Mix positions; leading dimensions before S are free.
 
         Args:
-            x_SD: normalised residual stream.
+            x_SD: residual stream.
+            norm: normalises it.
             rotary: of all positions.
             attend: decides who sees whom.
             num_last: return only so many positions at the end, which still see all; None: all.
         """
-        query, key, value = self.project(x_SD, rotary)
+        query, key, value = self.project(x_SD, norm, rotary)
         if num_last is not None:
             query = query[..., -num_last:, :, :]
         return self.out(attend(query, key, value).flatten(-2))
 
-    def project(self, x_SD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_SD: Tensor, norm: Normalise, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries, rotated keys, and values, each [..., S, H, E]."""
-        query, key, value = self.qkv(x_SD).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        fused = recompute_cheaply(self.recompute_input, lambda x_SD: self.qkv(norm(x_SD)), x_SD)
+        query, key, value = fused.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         return rotate(query, rotary), rotate(key, rotary), value
 
 
 class GatedFeedForward(nn.Module):
     """SwiGLU (arXiv:2002.05202) without biases: down(silu(gate) * up); one matrix makes gate and up, in this order."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, recompute_inputs: bool = False) -> None:
         super().__init__()
         hidden = config.ffn_scale * config.dim
+        self.recompute_inputs = recompute_inputs
         self.gate_up = nn.Linear(config.dim, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, config.dim, bias=False)
 
-    def forward(self, x_SD: Tensor) -> Tensor:
-        """Transform each position on its own."""
-        return self.down(_GatedSilu.apply(self.gate_up(x_SD)))  # type: ignore[no-untyped-call]
+    def forward(self, x_SD: Tensor, norm: Normalise) -> Tensor:
+        """Transform each position of the residual stream on its own, after `norm`."""
+        gate_up = recompute_cheaply(self.recompute_inputs, lambda x_SD: self.gate_up(norm(x_SD)), x_SD)
+        out: Tensor = recompute_cheaply(self.recompute_inputs, lambda gate_up: self.down(_gate(gate_up)), gate_up)
+        return out
+
+
+def _gate(gate_up: Tensor) -> Tensor:
+    """Return silu(gate) * up of a fused [..., gate and up]."""
+    if torch.compiler.is_compiling():  # a compiler keeps the input alone by itself, and cannot see into the function
+        gate, up = gate_up.chunk(2, dim=-1)
+        return silu(gate) * up
+    return _GatedSilu.apply(gate_up)  # type: ignore[no-untyped-call]
 
 
 class _GatedSilu(torch.autograd.Function):
-    """silu(gate) * up of a fused [..., gate and up]; keeps its input alone for the backward pass."""
+    """Keeps its input alone for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -148,7 +169,7 @@ class PackedCausal:
 
     def positions(self, device: torch.device) -> Tensor:
         """Return the position of each vector within its own sequence, from 0."""
-        return torch.cat([torch.arange(length) for length in self.lengths]).to(device)
+        return send(torch.cat([torch.arange(length) for length in self.lengths]), device)
 
     def __call__(self, layer: int, query_SHE: Tensor, key_SHE: Tensor, value_SHE: Tensor) -> Tensor:
         """Attend within each sequence."""
@@ -176,7 +197,7 @@ class PackedCausal:
         """Return where each sequence starts and the last one ends, int32."""
         if self._bounds is None:
             ends = torch.tensor([0, *self.lengths]).cumsum(0, dtype=torch.int32)
-            self._bounds = ends.to(device, non_blocking=True)
+            self._bounds = send(ends, device)
         return self._bounds
 
 

@@ -1,13 +1,14 @@
 """From a dataset to batches: which songs, spans and prompts make step k is a pure function of dataset, seed and k.
 
-A step has slots; what a slot holds, down to each random draw, does not depend on the rank that computes it. Lengths are
-planned from the index alone, so that every rank deals the slots alike without reading what the others read. The state
-of the loader is the number of the step, so that a run resumes at once, on any number of ranks.
+A step has slots; what a slot holds, down to each random draw, does not depend on the rank that computes it, nor on how
+many songs a step has: it is a function of the song's place in the stream. Lengths are planned from the index alone, so
+that every rank deals the slots alike without reading what the others read. The state of the loader is the number of
+songs that the run has heard, so that a run resumes at once, on any number of ranks and with any batch size.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,7 +32,7 @@ __all__ = ["Batches", "Example", "MicroBatch", "Prefetcher", "RankBatch", "Sampl
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 100  # songs tried for one slot before the dataset is called unusable
-VALIDATION_SEED = 0  # the same held-out crops for every run
+DENIED = "denied: a step with it had no finite loss, or a spike"  # why a song is passed over
 
 # Streams of random numbers of one slot; the model draws its own from the slot's seed.
 _CROP, _PROMPT, _LATENTS, _SUBSTITUTE, _LENGTH = range(5)
@@ -99,6 +100,7 @@ class Batches:
         self._split = split
         self._index = index.select(split)
         self._bad_shards: set[str] = set()
+        self._denied: set[str] = set()
         data, model = config.data, config.model
         self._rules = CropRules(
             min_frames=int(data.min_crop_s * FRAME_RATE_HZ),
@@ -112,9 +114,11 @@ class Batches:
                 f"split {split}: the index lists no songs; extract some, or another --val-fraction of them"
             )
         shortest = max(self._rules.min_frames, model.block_frames)
+        self._min_frames = shortest
+        seed = config.trainer.seed if split == "train" else data.val_seed
         shares = {part.language: part.share for part in data.languages} if split == "train" else None
         try:
-            self._plan = Plan(self._index, seed=config.trainer.seed, min_frames=shortest, shares=shares)
+            self._plan = Plan(self._index, seed=seed, min_frames=shortest, shares=shares)
         except PlanError as error:
             longest_s = float(self._index.column("num_frames").max()) / FRAME_RATE_HZ
             raise BatchError(
@@ -132,24 +136,51 @@ class Batches:
         """Songs of the split that no crop fits in."""
         return self._plan.num_too_short
 
+    def deny(self, keys: Iterable[str]) -> None:
+        """Pass over these songs from now on, as over songs that cannot be used."""
+        self._denied.update(keys)
+
     def train_batch(self, global_step: int, rank: int, world_size: int) -> RankBatch:
-        """Return this rank's share of step `global_step`; every epoch passes through the songs in a new order."""
-        trainer = self._config.trainer
-        first = global_step * trainer.batch_size
+        """Return this rank's share of step `global_step` of a run whose batch size has never changed."""
+        return self.songs_from(global_step * self._config.trainer.batch_size, rank, world_size)
+
+    def songs_from(self, first_song: int, rank: int, world_size: int) -> RankBatch:
+        """Return this rank's share of the batch that begins at a place of the stream, counted from 0.
+
+        Every epoch passes through the songs in a new order.
+        """
         slots = [
-            self._plan_slot(number, self._plan.song(first + number), derive_seed(trainer.seed, global_step, number))
-            for number in range(trainer.batch_size)
+            self._plan_slot(number, self._plan.song(place), derive_seed(self._config.trainer.seed, "song", place))
+            for number, place in enumerate(range(first_song, first_song + self._config.trainer.batch_size))
         ]
         return self._load(slots, rank, world_size)
 
     def validation_batch(self, rank: int, world_size: int) -> RankBatch:
-        """Return this rank's share of the validation songs: the first of the split, cut the same way every time."""
-        rows = self._plan.first_rows(self._config.data.val_songs)
+        """Return this rank's share of the validation songs: the same ones, cut the same way, for every run.
+
+        They are drawn from the whole split, of each language as many as it has songs in proportion, but one at least
+        as long as there is room. A song that is added to the dataset changes no other's place or cut.
+        """
         slots = [
-            self._plan_slot(number, row, derive_seed(VALIDATION_SEED, self._split, number))
-            for number, row in enumerate(rows)
+            self._plan_slot(number, row, derive_seed(self._config.data.val_seed, self._split, key))
+            for number, (row, key) in enumerate(self._draw_held_out())
         ]
         return self._load(slots, rank, world_size)
+
+    def _draw_held_out(self) -> list[tuple[int, str]]:
+        """Return row and key of the validation songs."""
+        codes, names = self._index.codes("language")
+        keys = self._index.column("key")
+        by_language: dict[str, list[tuple[int, int]]] = {}  # hash and row
+        for row in np.flatnonzero(self._plan.num_frames >= self._min_frames).tolist():
+            order = derive_seed(self._config.data.val_seed, "held out", keys[row])
+            by_language.setdefault(names[codes[row]], []).append((order, row))
+        places = [  # a language's songs lie at equal distances on a common line, the first one at its start
+            (number / len(songs), -len(songs), order, row)
+            for songs in by_language.values()
+            for number, (order, row) in enumerate(sorted(songs))
+        ]
+        return [(row, keys[row]) for *_, row in sorted(places)[: self._config.data.val_songs]]
 
     def _plan_slot(self, number: int, row: int, seed: int) -> _Slot:
         wanted_frames = draw_length(int(self._plan.num_frames[row]), self._rules, _generator(seed, _LENGTH))
@@ -178,6 +209,8 @@ class Batches:
         for _ in range(MAX_ATTEMPTS):
             row = self._index.row(number)
             try:
+                if row.key in self._denied:
+                    raise UnusableSongError(DENIED)
                 example = self._cut(slot, self._reader.read(row))
             except UnusableSongError as error:
                 reasons[str(error)] += 1

@@ -25,7 +25,7 @@ from model.song_batch import SongBatch
 from model.song_model import SongModel
 from shards.schema import FRAME_RATE_HZ
 
-RECOMPUTE: dict[str, Recompute] = {"none": False, "selective": "selective", "layers": True}
+RECOMPUTE: dict[str, Recompute] = {"none": False, "cheap": "cheap", "selective": "selective", "layers": True}
 
 
 def make_inputs(config: ModelConfig, num_songs: int, num_frames: int, device: str) -> tuple[SongBatch, Draws]:

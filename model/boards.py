@@ -51,7 +51,7 @@ def _open_wandb(folder: Path, config: RunConfig) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"report.wandb_project is {config.report.wandb_project!r}, but wandb is not installed: "
-            "pip install wandb, or set report.wandb_project to an empty text"
+            "`.uv/bin/uv pip install wandb`, or set report.wandb_project to an empty text"
         ) from error
     run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     return wandb.init(

@@ -2,7 +2,7 @@
 
     step_000100/
       model.safetensors           float32 weights and buffers by name; the metadata holds the run's configuration
-      ema.safetensors        the same for the moving average of the weights, where the run keeps one
+      ema.safetensors             the same for the moving average of the weights, where the run keeps one
       optimizer_<name>.safetensors  float32 optimizer state by parameter name, one file per kind of state
       state.json                  step, seed, dataset, losses, configuration
       complete.json               size and SHA-256 of every other file; written last
@@ -16,7 +16,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from model.config import ConfigError
 from model.lora import add_adapters, merge_adapters
-from model.settings import RunConfig, config_from_dict
+from model.settings import CheckpointConfig, RunConfig, config_from_dict
 from model.song_model import SongModel
 from model.strict_yaml import build
 from model.weights_file import CheckpointError, build_as_claimed, load_weights, read_header, read_tensors
@@ -58,26 +58,31 @@ class TrainState:
     first_loss: float | None  # None: no step yet
     first_val_loss: float | None  # None: no validation yet
     last_val_loss: float | None
-    losses: tuple[float, ...]  # of the last steps, the newest at the end
+    losses: tuple[float, ...]  # of the last updates, the newest at the end
+    songs_seen: int = 0  # of the stream; the next step begins there
+    skipped_updates: int = 0  # steps that made no update, because of their loss
+    denied_songs: tuple[str, ...] = ()  # keys of the songs that caused it
+    last_val_step: int | None = None  # the step of last_val_loss
+    val_score: float | None = None  # then: the loss of the moving average, or of the weights where there is none
 
 
 class CheckpointWriter:
     """Writes one checkpoint; used as a context, which makes it appear whole at the end or not at all."""
 
-    def __init__(self, run_folder: Path, state: TrainState, config: RunConfig, *, keep: int) -> None:
+    def __init__(self, run_folder: Path, state: TrainState, config: RunConfig) -> None:
         """Name the checkpoint after the state's step.
 
         Args:
             run_folder: made where it is missing; no other process writes to it.
             state: goes to state.json.
-            config: goes to state.json and into the metadata of the weights.
-            keep: checkpoints that stay, the new one included.
+            config: goes to state.json and into the metadata of the weights; its section `checkpoint` tells which older
+                ones stay.
         """
         self.path = name_folder(run_folder, state.global_step)
         self._partial = run_folder / f".{self.path.name}.partial"
         self._state = state
         self._config = config.to_dict()
-        self._keep = keep
+        self._rules = config.checkpoint
 
     def __enter__(self) -> "CheckpointWriter":
         """Make an empty folder under a temporary name; what killed runs left is removed."""
@@ -126,7 +131,7 @@ class CheckpointWriter:
             shutil.rmtree(self.path)
         self._partial.rename(self.path)
         sync(self.path.parent)
-        for old in list_checkpoints(self.path.parent)[self._keep :]:
+        for old in choose_old(self.path.parent, self._rules):
             (old / MARKER_NAME).unlink()
             shutil.rmtree(old)
 
@@ -161,6 +166,35 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
     return complete
 
 
+def choose_old(run_folder: Path, rules: CheckpointConfig) -> list[Path]:
+    """Return the checkpoints that no rule keeps: newest, best or of a round step."""
+    checkpoints = list_checkpoints(run_folder)
+    others = checkpoints[rules.keep :]
+    if rules.keep_every:
+        others = [path for path in others if _step_of(path) % rules.keep_every]
+    if rules.keep_best:
+        scores = {path: score for path in checkpoints if (score := read_score(path)) is not None}
+        best = sorted(scores, key=lambda path: (scores[path], -_step_of(path)))[: rules.keep_best]
+        others = [path for path in others if path not in best]
+    return others
+
+
+def read_score(path: Path) -> float | None:
+    """Return the validation loss of just these weights, or None: not validated, or not to be read."""
+    try:
+        state, _ = read_state(path)
+    except CheckpointError:
+        return None
+    return state.val_score if state.last_val_step == state.global_step else None
+
+
+def name_step_folders(run_folder: Path) -> list[str]:
+    """Return the names of all folders that are, or were, checkpoints."""
+    if not run_folder.is_dir():
+        return []
+    return sorted(path.name for path in run_folder.iterdir() if _STEP_FOLDER.fullmatch(path.name))
+
+
 def find_newest(run_folder: Path) -> Path | None:
     """Return the newest checkpoint whose every byte is what was written, or None; damaged ones are logged."""
     for path in list_checkpoints(run_folder):
@@ -185,7 +219,10 @@ def read_state(path: Path) -> tuple[TrainState, RunConfig]:
     record = _read_json(path / STATE_NAME)
     try:
         state: TrainState = build(TrainState, record.get("state"), f"{path / STATE_NAME}.state")
-        return state, config_from_dict(record.get("config"), f"{path / STATE_NAME}.config")
+        config = config_from_dict(record.get("config"), f"{path / STATE_NAME}.config")
+        if not state.songs_seen:  # written before it was kept, when the batch size could not change
+            state = replace(state, songs_seen=state.global_step * config.trainer.batch_size)
+        return state, config
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
 
@@ -205,9 +242,9 @@ def refuse_other_model(path: Path, found: RunConfig, expected: RunConfig) -> Non
 
 
 def compare(found: RunConfig, expected: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ: dotted key to both values."""
+    """Return the settings that differ: dotted key to both values, None where a section `deepspeed` lacks it."""
     there, here = (_flatten(config.to_dict()) for config in (found, expected))
-    return {key: (there[key], value) for key, value in here.items() if there[key] != value}
+    return {key: (there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)}
 
 
 def load_model(
@@ -246,6 +283,12 @@ def load_model(
         model = model.to(dtype).to_empty(device=device)
         load_weights(file, model)
     return model.eval(), config
+
+
+def _step_of(path: Path) -> int:
+    match = _STEP_FOLDER.fullmatch(path.name)
+    assert match is not None, "listed as a checkpoint"
+    return int(match[1])
 
 
 def _find_weights(path: Path) -> Path:

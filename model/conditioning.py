@@ -3,7 +3,7 @@
 Shape legend: B songs, L lyric symbols, N prompt frames, C latent channels, D width, X positions of the prefix.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from torch.nn.functional import pad
 
 from model.config import ConditionsConfig, ModelConfig
 from model.interleave import mark_first
+from model.transfer import send
 
 PADDING = -1  # symbol after the end of a song's lyrics
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(NamedTuple):
     """Conditions of a batch: prompt, then lyrics; `valid_BX` (on the CPU) tells which positions the LM sees."""
 
     vectors_BXD: Tensor
@@ -96,17 +96,17 @@ class Conditioner(nn.Module):
         if self.config.null_lyrics == "padding_symbol" and is_null.any():
             if ids_BL.shape[1] == 0:
                 ids_BL = ids_BL.new_zeros((ids_BL.shape[0], 1))
-            ids_BL = torch.where(is_null.to(ids_BL.device)[:, None], 0, ids_BL)
+            ids_BL = torch.where(send(is_null, ids_BL.device)[:, None], 0, ids_BL)
             counts_B = counts_B.clamp(min=1)
         seen_BL = mark_first(counts_B, ids_BL.shape[1])
-        vectors_BLD = self.embed_lyrics(ids_BL.masked_fill(~seen_BL.to(ids_BL.device), PADDING))
+        vectors_BLD = self.embed_lyrics(ids_BL.masked_fill(send(~seen_BL, ids_BL.device), PADDING))
         return self._pad(vectors_BLD, seen_BL, self.config.max_lyric_tokens)
 
     def encode_prompts(self, prompts_BNC: Tensor, counts_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors_BND and the mask of the positions that the LM sees."""
         seen_BN = mark_first(counts_B, prompts_BNC.shape[1])
         vectors_BND = self.project_prompt(prompts_BNC.to(self.project_prompt.weight.dtype))
-        vectors_BND = vectors_BND * seen_BN.to(vectors_BND.device)[..., None]
+        vectors_BND = vectors_BND * send(seen_BN, vectors_BND.device)[..., None]
         return self._pad(vectors_BND, seen_BN, self.config.prompt_frames)
 
     def _pad(self, vectors: Tensor, seen: Tensor, length: int) -> tuple[Tensor, Tensor]:

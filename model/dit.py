@@ -54,13 +54,14 @@ class Modulation(nn.Module):
 class DitLayer(nn.Module):
     """One bidirectional block: normalise, attend, add; normalise, transform, add; optionally modulated by time."""
 
-    def __init__(self, config: ModelConfig, *, recompute_ffn: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, checkpoint_activations: Recompute = False) -> None:
         super().__init__()
-        self.recompute_ffn = recompute_ffn
+        self.recompute_ffn = checkpoint_activations == "selective"
+        is_cheap = checkpoint_activations == "cheap"
         self.attention_norm = nn.LayerNorm(config.dim, eps=NORM_EPS, bias=False)
-        self.attention = SelfAttention(config)
+        self.attention = SelfAttention(config, recompute_input=is_cheap)
         self.ffn_norm = nn.LayerNorm(config.dim, eps=NORM_EPS, bias=False)
-        self.ffn = GatedFeedForward(config)
+        self.ffn = GatedFeedForward(config, recompute_inputs=is_cheap)
         self.modulation = Modulation(config) if config.time_conditioning == "adaln" else None
 
     def forward(self, x_NSD: Tensor, rotary: Rotary, time_ND: Tensor, num_last: int | None = None) -> Tensor:
@@ -74,17 +75,22 @@ class DitLayer(nn.Module):
         """
         last_NSD = x_NSD if num_last is None else x_NSD[:, -num_last:]
         if self.modulation is None:
-            x_NSD = last_NSD + self.attention(self.attention_norm(x_NSD), rotary, attend_to_all, num_last)
+            x_NSD = last_NSD + self.attention(x_NSD, self.attention_norm, rotary, attend_to_all, num_last)
             return recompute_if(self.recompute_ffn, self.transform, x_NSD)
         (scale, shift, gate), (ffn_scale, ffn_shift, ffn_gate) = self.modulation(time_ND)
-        inner_NSD = self.attention_norm(x_NSD) * (1 + scale) + shift
-        x_NSD = last_NSD + gate * self.attention(inner_NSD, rotary, attend_to_all, num_last)
-        inner_NSD = self.ffn_norm(x_NSD) * (1 + ffn_scale) + ffn_shift
-        return x_NSD + ffn_gate * recompute_if(self.recompute_ffn, self.ffn, inner_NSD)
+
+        def norm(x_NSD: Tensor) -> Tensor:
+            return self.attention_norm(x_NSD) * (1 + scale) + shift
+
+        def ffn_norm(x_NSD: Tensor) -> Tensor:
+            return self.ffn_norm(x_NSD) * (1 + ffn_scale) + ffn_shift
+
+        x_NSD = last_NSD + gate * self.attention(x_NSD, norm, rotary, attend_to_all, num_last)
+        return x_NSD + ffn_gate * recompute_if(self.recompute_ffn, self.ffn, x_NSD, ffn_norm)
 
     def transform(self, x_NSD: Tensor) -> Tensor:
         """Return the residual stream after the feed-forward network of a layer that is not modulated."""
-        return x_NSD + self.ffn(self.ffn_norm(x_NSD))
+        return x_NSD + self.ffn(x_NSD, self.ffn_norm)
 
 
 class BlockDit(nn.Module):
@@ -96,10 +102,11 @@ class BlockDit(nn.Module):
         self.rope_base = config.dit_rope_base
         self.prepends_time = config.time_conditioning == "prepend"
         self.recompute_layers = checkpoint_activations is True
-        recompute_ffn = checkpoint_activations == "selective"
         self.project_in = nn.Linear(config.latent_channels, config.dim)
         self.embed_time = TimeEmbedding(config)
-        self.layers = nn.ModuleList(DitLayer(config, recompute_ffn=recompute_ffn) for _ in range(config.dit_layers))
+        self.layers = nn.ModuleList(
+            DitLayer(config, checkpoint_activations=checkpoint_activations) for _ in range(config.dit_layers)
+        )
         self.project_out = nn.Linear(config.dim, config.latent_channels)
 
     def forward(

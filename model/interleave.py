@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from model.transfer import send
+
 IGNORED = -100  # target of a position that predicts nothing; PyTorch's cross-entropy skips it
 
 
@@ -55,7 +57,7 @@ def unweave_body(body_BXD: Tensor, block_frames: int) -> tuple[Tensor, Tensor]:
 def make_targets(tokens_BT: Tensor, num_frames_B: Tensor, eos_id: int) -> Tensor:
     """Return what each of the T + 1 predictors must say: the tokens, one EOS where the song ends, then IGNORED."""
     frames_T = torch.arange(tokens_BT.shape[1] + 1, device=tokens_BT.device)
-    ends_B1 = num_frames_B.to(tokens_BT.device)[:, None]
+    ends_B1 = send(num_frames_B, tokens_BT.device)[:, None]
     targets = pad(tokens_BT, (0, 1), value=eos_id)
     return targets.masked_fill(frames_T == ends_B1, eos_id).masked_fill(frames_T > ends_B1, IGNORED)
 
@@ -74,7 +76,7 @@ class Packing:
     def __init__(self, valid_BX: Tensor, device: torch.device) -> None:
         self.shape = valid_BX.shape
         self.lengths: list[int] = valid_BX.sum(dim=1).tolist()
-        self._index_S = valid_BX.flatten().nonzero().squeeze(1).to(device)
+        self._index_S = send(valid_BX.flatten().nonzero().squeeze(1), device)
 
     def pack(self, rows_BXx: Tensor) -> Tensor:
         """Return the real positions of all rows, one after another: [B, X, ...] -> [S, ...]."""

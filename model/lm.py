@@ -3,39 +3,44 @@
 Shape legend: S positions of all sequences, packed one after another; D width; V predictable ids (codes and EOS).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, pad, silu
 
 from model.attention import Attend, GatedFeedForward, Rotary, SelfAttention, rotary_table
 from model.config import ModelConfig
+from model.losses import CHUNK_POSITIONS, score_tokens
 from model.recompute import Recompute, recompute_if
 
 NORM_EPS = 1e-6  # of the released LM
+OUTPUT_MULTIPLE = 64  # 16,385 is odd, and no row of logits would begin where tensor cores can write it
 
 
 class LmLayer(nn.Module):
     """One Llama-style block (arXiv:2307.09288): normalise, attend, add; normalise, transform, add."""
 
-    def __init__(self, config: ModelConfig, *, recompute_ffn: bool = False) -> None:
+    def __init__(self, config: ModelConfig, *, checkpoint_activations: Recompute = False) -> None:
         super().__init__()
-        self.recompute_ffn = recompute_ffn
+        self.recompute_ffn = checkpoint_activations == "selective"
+        is_cheap = checkpoint_activations == "cheap"
         self.attention_norm = nn.RMSNorm(config.dim, eps=NORM_EPS)
-        self.attention = SelfAttention(config)
+        self.attention = SelfAttention(config, recompute_input=is_cheap)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=NORM_EPS)
-        self.ffn = GatedFeedForward(config)
+        self.ffn = GatedFeedForward(config, recompute_inputs=is_cheap)
 
     def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
         """Return the residual stream after this layer."""
-        x_SD = x_SD + self.attention(self.attention_norm(x_SD), rotary, attend)
+        x_SD = x_SD + self.attention(x_SD, self.attention_norm, rotary, attend)
         return recompute_if(self.recompute_ffn, self.transform, x_SD)
 
     def transform(self, x_SD: Tensor) -> Tensor:
         """Return the residual stream after the feed-forward network."""
-        return x_SD + self.ffn(self.ffn_norm(x_SD))
+        return x_SD + self.ffn(x_SD, self.ffn_norm)
 
     def compile_parts(self) -> None:
         """Compile what does not depend on who sees whom."""
@@ -51,8 +56,9 @@ class LanguageModel(nn.Module):
         self.head_dim = config.head_dim
         self.rope_base = config.lm_rope_base
         self.recompute_layers = checkpoint_activations is True
-        recompute_ffn = checkpoint_activations == "selective"
-        self.layers = nn.ModuleList(LmLayer(config, recompute_ffn=recompute_ffn) for _ in range(config.lm_layers))
+        self.layers = nn.ModuleList(
+            LmLayer(config, checkpoint_activations=checkpoint_activations) for _ in range(config.lm_layers)
+        )
         self.norm = nn.RMSNorm(config.dim, eps=NORM_EPS)
 
     def forward(
@@ -78,13 +84,42 @@ class LanguageModel(nn.Module):
 
 
 class SemanticHead(nn.Module):
-    """Turn LM states into logits of the next semantic token or EOS."""
+    """Turn LM states into logits of the next semantic token or EOS, or into the scores of given tokens."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.chunk_positions = CHUNK_POSITIONS
         self.transform = nn.Linear(config.dim, config.dim, bias=False)
         self.classify = nn.Linear(config.dim, config.codebook_size + 1)
 
-    def forward(self, states_SD: Tensor) -> Tensor:
-        """Return logits_SV in float32, whatever the weights' precision."""
-        return self.classify(silu(self.transform(states_SD))).float()
+    @overload
+    def __call__(self, states_SD: Tensor) -> Tensor: ...
+
+    @overload
+    def __call__(self, states_SD: Tensor, targets_S: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def __call__(self, states_SD: Tensor, targets_S: Tensor | None = None) -> Any:
+        """Call `forward`, hooks included."""
+        return super().__call__(states_SD, targets_S)
+
+    def forward(self, states_SD: Tensor, targets_S: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Return logits_SV in float32, whatever the weights' precision; with targets, their scores.
+
+        Scores are cross-entropy_S and is_correct_S, computed `chunk_positions` at a time. That happens inside this one
+        call, because ZeRO 3 gathers weights at every call, and ranks have different numbers of chunks. Outputs that no
+        token has, whose probability is 0, fill up to a number that tensor cores like.
+        """
+        classify_VD, bias_V = self.classify.weight, self.classify.bias
+        if targets_S is None:
+            return _classify(states_SD, self.transform.weight, classify_VD, bias_V)
+        missing = -len(bias_V) % OUTPUT_MULTIPLE
+        weights = (
+            self.transform.weight,
+            pad(classify_VD, (0, 0, 0, missing)),
+            pad(bias_V, (0, missing), value=-math.inf),
+        )
+        return score_tokens(_classify, states_SD, targets_S, weights, self.chunk_positions)
+
+
+def _classify(states_SD: Tensor, transform_DD: Tensor, classify_VD: Tensor, bias_V: Tensor) -> Tensor:
+    return linear(silu(linear(states_SD, transform_DD)), classify_VD, bias_V).float()

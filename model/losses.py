@@ -3,22 +3,26 @@
 Shape legend: B songs, K scored positions, D width, V predictable ids.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
-
-from model.recompute import recompute_if
 
 FLOW_WEIGHT = 0.1  # L = L_LM + 0.1 L_flow, arXiv:2506.07634, 4.3
 CHUNK_POSITIONS = 2048  # float32 logits of 2048 positions x 16385 ids take 134 MB
 
+Head = Callable[..., Tensor]
+"""States [K, D] and the weights that it computes with -> logits [K, V]."""
 
-@dataclass(frozen=True, slots=True)
-class SongOutput:
-    """Sums per song. A mean over any set of songs is the sum of their sums over the sum of their counts."""
+
+class SongOutput(NamedTuple):
+    """Sums per song. A mean over any set of songs is the sum of their sums over the sum of their counts.
+
+    A tuple, because ZeRO 3 looks for tensors in what modules return, and sees none inside dataclasses.
+    """
 
     ce_sum_B: Tensor
     """Cross-entropy in nats, summed over a song's targets; float32."""
@@ -80,22 +84,68 @@ class SongOutput:
 
 
 def score_tokens(
-    head: Callable[[Tensor], Tensor], states_KD: Tensor, targets_K: Tensor, chunk_positions: int = CHUNK_POSITIONS
+    head: Head, states_KD: Tensor, targets_K: Tensor, weights: Sequence[Tensor], chunk_positions: int = CHUNK_POSITIONS
 ) -> tuple[Tensor, Tensor]:
-    """Return cross-entropy_K and whether each prediction is right, is_correct_K.
+    """Return cross-entropy_K in float32 and whether each prediction is right, is_correct_K.
 
-    The logits of one chunk at a time exist, in the forward and in the backward pass alike, which recomputes them where
-    there are several chunks.
+    The logits of one chunk at a time exist, in the forward and in the backward pass alike, which computes them again
+    where there are several chunks. Gradients of the weights are added up in float32.
+
+    Args:
+        head: states and weights to logits_KV; a pure function.
+        states_KD: one or more.
+        targets_K: int64 ids.
+        weights: all tensors that the head computes with.
+        chunk_positions: positions of a chunk, 1 or more.
     """
+    if len(targets_K) <= chunk_positions:
+        return _score(head, states_KD, targets_K, weights)
+    scores: tuple[Tensor, Tensor] = _ChunkedScores.apply(head, chunk_positions, states_KD, targets_K, *weights)  # type: ignore[no-untyped-call]
+    return scores
 
-    def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(states)
-        return cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=-1) == targets
 
-    is_recomputed = len(targets_K) > chunk_positions
-    scores = [
-        recompute_if(is_recomputed, score, states, targets)
-        for states, targets in zip(states_KD.split(chunk_positions), targets_K.split(chunk_positions), strict=True)
-    ]
-    ce, is_correct = zip(*scores, strict=True)
-    return torch.cat(ce), torch.cat(is_correct)
+def _score(head: Head, states_KD: Tensor, targets_K: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    logits_KV = head(states_KD, *weights)
+    return cross_entropy(logits_KV, targets_K, reduction="none"), logits_KV.argmax(dim=-1) == targets_K
+
+
+class _ChunkedScores(torch.autograd.Function):
+    """One node for all chunks: whatever hooks a module has, such as ZeRO 3's, run once for any number of them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, head: Head, chunk_positions: int, states_KD: Tensor, targets_K: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.head, ctx.chunk_positions = head, chunk_positions
+        ctx.save_for_backward(states_KD, targets_K, *weights)
+        chunks = zip(states_KD.split(chunk_positions), targets_K.split(chunk_positions), strict=True)
+        ce, is_correct = zip(*(_score(head, states, targets, weights) for states, targets in chunks), strict=True)
+        is_correct_K = torch.cat(is_correct)
+        ctx.mark_non_differentiable(is_correct_K)
+        return torch.cat(ce), is_correct_K
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_K: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        states_KD, targets_K, *weights = ctx.saved_tensors
+        is_wanted = ctx.needs_input_grad[2], *ctx.needs_input_grad[4:]
+        grads_states: list[Tensor] = []
+        sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+        parts = (tensor.split(ctx.chunk_positions) for tensor in (states_KD, targets_K, grad_K))
+        for states, targets, grad in reversed(list(zip(*parts, strict=True))):
+            leaves = [
+                leaf.detach().requires_grad_(wanted) for leaf, wanted in zip((states, *weights), is_wanted, strict=True)
+            ]
+            with torch.enable_grad():
+                ce, _ = _score(ctx.head, leaves[0], targets, leaves[1:])
+            ce.backward(grad)
+            if leaves[0].grad is not None:
+                grads_states.append(leaves[0].grad)
+            for total, leaf in zip(sums, leaves[1:], strict=True):
+                if leaf.grad is not None:
+                    total += leaf.grad
+        grad_weights = (
+            total.to(weight.dtype) if wanted else None
+            for total, weight, wanted in zip(sums, weights, is_wanted[1:], strict=True)
+        )
+        return None, None, torch.cat(grads_states[::-1]) if grads_states else None, None, *grad_weights

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.transfer import send
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +39,10 @@ class Draws:
         """Move what belongs to blocks."""
         return replace(
             self,
-            time_N=self.time_N.to(device),
-            noise_NPC=self.noise_NPC.to(device),
-            drop_hidden_N=self.drop_hidden_N.to(device),
-            drop_semantic_N=self.drop_semantic_N.to(device),
+            time_N=send(self.time_N, device),
+            noise_NPC=send(self.noise_NPC, device),
+            drop_hidden_N=send(self.drop_hidden_N, device),
+            drop_semantic_N=send(self.drop_semantic_N, device),
         )
 
     def leave_blocks_out(self) -> "Draws":
@@ -51,7 +52,8 @@ class Draws:
         kept = self.block_weight_N.nonzero().squeeze(1)
         names = ("time_N", "noise_NPC", "drop_hidden_N", "drop_semantic_N", "block_weight_N")
         values = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: value[kept.to(value.device)] for name, value in values.items()})
+        chosen = {name: value.index_select(0, send(kept, value.device)) for name, value in values.items()}
+        return replace(self, **chosen)
 
 
 def count_rendered(num_blocks: int, left_out: float) -> int:

@@ -122,7 +122,7 @@ def _run_dit(dit: BlockDit, noisy: Tensor, previous: Tensor, semantic: Tensor, h
     for layer in dit.layers:
         assert isinstance(layer, DitLayer)
         x_NSD = x_NSD + _attend_eagerly(layer.attention, layer.attention_norm(x_NSD), rotary)
-        x_NSD = x_NSD + layer.ffn(layer.ffn_norm(x_NSD))
+        x_NSD = x_NSD + layer.ffn(x_NSD, layer.ffn_norm)
     return dit.project_out(x_NSD[:, -noisy.shape[1] :])
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +14,11 @@ from model.hardware import peak_flops, peak_memory_bytes
 from model.ranks import Ranks
 from model.settings import RunConfig
 from model.size import count_parameters, expected_days, flops_per_step
+from model.step_sums import BadStepError
 from model.tally import BatchLosses, StepResult, ValidationLosses
 
 METRICS_NAME = "metrics.jsonl"
+MAX_REASONS = 5  # why songs are passed over, in a line; metrics.jsonl has all
 EXPECTED_MFU = (0.3, 0.4, 0.5)  # shares of the datasheet's speed that a dry run reckons with
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ class Progress:
         self._last_step = last_step
         self._log_every = config.trainer.log_every
         self._window: list[dict[str, float]] = []
+        self._skipped: Counter[str] = Counter()  # since the last line
         self._first_step = first_step
         self._started = time.monotonic()
         self._device = ranks.device
@@ -39,15 +43,25 @@ class Progress:
         _forget_after(self._path, first_step)
         self._boards = Boards(folder, config, first_step)
 
-    def add_step(self, step: int, result: StepResult, *, step_s: float, data_wait_s: float, num_skipped: int) -> None:
-        """Record update number `step`, counted from 1."""
+    def add_step(
+        self, step: int, result: StepResult, *, step_s: float, data_wait_s: float, skipped: Mapping[str, int]
+    ) -> None:
+        """Record step number `step`, counted from 1.
+
+        Args:
+            step: its number.
+            result: of it.
+            step_s: seconds that it took.
+            data_wait_s: seconds of them that it waited for data.
+            skipped: why songs were passed over, on all ranks, and how many.
+        """
         record = {
             **asdict(result.losses),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             "step_s": step_s,
             "data_wait_s": data_wait_s,
-            "num_skipped": num_skipped,
+            "num_skipped": sum(skipped.values()),
             "songs_per_s": result.losses.num_songs / step_s,
             "tokens_per_s": result.losses.num_tokens / step_s,
             "tflops_per_s": result.flops / step_s / 1e12,
@@ -56,18 +70,26 @@ class Progress:
         }
         if self._peak_flops is not None:
             record["mfu"] = result.flops / step_s / self._peak_flops
-        self._append({"global_step": step, **record})
+        self._append({"global_step": step, **record} | ({"skipped": dict(skipped)} if skipped else {}))
+        self._skipped.update(skipped)
         self._boards.add(step, {f"train/{name}": value for name, value in record.items()})
         self._window.append(record)
         if step % self._log_every == 0 or step == self._last_step:
             self._log(step)
             self._window = []
+            self._skipped.clear()
 
-    def add_validation(self, step: int, losses: ValidationLosses) -> None:
-        """Record a validation pass after `step` updates."""
+    def add_skipped_update(self, step: int, error: BadStepError) -> None:
+        """Record that step number `step` made no update, and why."""
+        self._append({"global_step": step, "skipped_update": error.reason, "songs": list(error.songs)})
+
+    def add_validation(self, step: int, losses: ValidationLosses, averaged: ValidationLosses | None = None) -> None:
+        """Record a validation pass after `step` steps, and one of the moving average, where there is one."""
         groups = {f"val_language_{name}": part for name, part in losses.by_language.items()}
         groups |= {f"val_place_{number}": part for number, part in enumerate(losses.by_place)}
         total = {f"val_{name}": value for name, value in asdict(losses.total).items()}
+        if averaged is not None:
+            groups["val_ema"] = averaged.total
         self._append({"global_step": step, **total, **{name: asdict(part) for name, part in groups.items()}})
         curves = {"val": losses.total, **{name.replace("_", "/"): part for name, part in groups.items()}}
         self._boards.add(
@@ -78,6 +100,11 @@ class Progress:
             step, self._last_step, losses.total.num_songs, losses.total.loss, losses.total.ce, losses.total.flow,
             100 * losses.total.accuracy,
         )  # fmt: skip
+        if averaged is not None:
+            logger.info(
+                "  moving average of the weights: loss %.4f (tokens %.4f, flow %.4f)",
+                averaged.total.loss, averaged.total.ce, averaged.total.flow,
+            )  # fmt: skip
         logger.info("  by language: %s", _spell_losses(losses.by_language))
         logger.info("  by place, eighths of the longest crop: %s", _spell_losses(dict(enumerate(losses.by_place, 1))))
 
@@ -95,7 +122,8 @@ class Progress:
         mean = {key: value / len(self._window) for key, value in total.items()}
         last = self._window[-1]
         speed = f"MFU {100 * mean['mfu']:.1f} %" if "mfu" in mean else f"{mean['tflops_per_s']:.3g} TFLOP/s"
-        skipped = f"  skipped {total['num_skipped']:.0f} songs" if total["num_skipped"] else ""
+        reasons = ", ".join(f"{count} times {reason}" for reason, count in self._skipped.most_common(MAX_REASONS))
+        skipped = f"  skipped {total['num_skipped']:.0f} songs ({reasons})" if total["num_skipped"] else ""
         logger.info(
             "step %d/%d  loss %.4f (tokens %.4f, flow %.4f)  accuracy %.2f %%  lr %.2e  norm %.3f  "
             "%.2f songs/s  %.0f tokens/s  %s  data wait %.1f %%  memory %.2f GiB  left %s%s",

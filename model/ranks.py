@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed import ReduceOp, all_reduce, broadcast
+from torch.distributed import ProcessGroup, ReduceOp, all_reduce, broadcast
 
 from model.config import ConfigError
 from model.hardware import DeviceError, choose_device
@@ -22,6 +22,7 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    host_group: ProcessGroup | None = None  # of the CPUs, where ranks compute on GPUs
 
     @property
     def is_main(self) -> bool:
@@ -29,11 +30,32 @@ class Ranks:
         return self.rank == 0
 
     def add_up(self, values: Sequence[float] | Tensor) -> Tensor:
-        """Return the sum over all ranks, in float64 unless `values` is a tensor of another type."""
-        total = torch.as_tensor(values, dtype=None if isinstance(values, Tensor) else torch.float64).to(self.device)
+        """Return the sum over all ranks: of plain numbers in float64 on the CPU, of a tensor on the device.
+
+        Plain numbers do not pass through the device: what it is busy with need not be waited for.
+        """
+        if isinstance(values, Tensor):
+            total = values.to(self.device)
+            if self.world_size > 1:
+                all_reduce(total, ReduceOp.SUM)
+            return total
+        total = torch.tensor(values, dtype=torch.float64)
         if self.world_size > 1:
-            all_reduce(total, ReduceOp.SUM)
+            all_reduce(total, ReduceOp.SUM, group=self.host_group)
         return total
+
+    def collect(self, text: str) -> list[str]:
+        """Return every rank's text, by rank; all ranks must take part."""
+        if self.world_size == 1:
+            return [text]
+        data = text.encode()
+        lengths = [0] * self.world_size
+        lengths[self.rank] = len(data)
+        counts = [int(count) for count in self.add_up(lengths).tolist()]
+        parts = torch.zeros(self.world_size, max(counts), dtype=torch.int32)
+        parts[self.rank, : len(data)] = torch.tensor(list(data), dtype=torch.int32)
+        rows = self.add_up(parts).cpu()
+        return [bytes(row[:count].tolist()).decode() for row, count in zip(rows, counts, strict=True)]
 
     def tell(self, number: int) -> int:
         """Return rank 0's number on every rank."""

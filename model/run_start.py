@@ -20,6 +20,8 @@ from model.trainer import Trainer
 from shards.index import DatasetInfo
 from shards.storage import Root
 
+_NONE, _DAMAGED = -1, -2  # instead of a step
+
 logger = logging.getLogger(__name__)
 
 
@@ -27,22 +29,35 @@ def find_checkpoint(folder: Path, ranks: Ranks, *, resume: bool) -> Path | None:
     """Return the newest whole checkpoint; rank 0 looks, so that all ranks take the same.
 
     Raises:
-        CheckpointError: the folder cannot be made, or holds a checkpoint although `resume` is False.
+        CheckpointError: the folder cannot be made, holds checkpoints of which none is whole, or holds one although
+            `resume` is False.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"run folder {folder} cannot be made: {error.strerror}") from error
-    newest = checkpoint.find_newest(folder) if ranks.is_main else None
-    step = ranks.tell(-1 if newest is None else checkpoint.read_state(newest)[0].global_step)
-    if step < 0:
+    step = ranks.tell(_find_step(folder) if ranks.is_main else _NONE)
+    if step == _NONE:
         return None
+    if step == _DAMAGED:
+        names = ", ".join(checkpoint.name_step_folders(folder))
+        raise CheckpointError(
+            f"run folder {folder}: none of its checkpoints is whole ({names}), expected one to go on from; nothing is "
+            "started anew over them: put a copy of one there, or name another --out"
+        )
     found = checkpoint.name_folder(folder, step)
     if not resume:
         raise CheckpointError(
             f"{found} exists; without --resume a run needs an empty folder: name another --out, or delete this one"
         )
     return found
+
+
+def _find_step(folder: Path) -> int:
+    newest = checkpoint.find_newest(folder)
+    if newest is not None:
+        return checkpoint.read_state(newest)[0].global_step
+    return _DAMAGED if checkpoint.name_step_folders(folder) else _NONE
 
 
 def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Path | None) -> tuple[TrainState, Trainer]:
@@ -78,7 +93,9 @@ def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Pat
     checkpoint.load_weights(found / checkpoint.WEIGHTS_NAME, model)
     trainer = Trainer(model, config, ranks)
     files = sorted(found.glob("*.safetensors"))
-    trainer.restore({path.stem: checkpoint.read_tensors(path) for path in files}, state.global_step)
+    trainer.restore(
+        {path.stem: checkpoint.read_tensors(path) for path in files}, state.global_step - state.skipped_updates
+    )
     return state, trainer
 
 

@@ -53,7 +53,7 @@ class CheckpointSaver:
         self._executor.shutdown(wait=True)
 
     def _write(self, state: TrainState, gathered: list[tuple[str, Mapping[str, Tensor]]]) -> None:
-        with CheckpointWriter(self._run_folder, state, self._config, keep=self._config.checkpoint.keep) as writer:
+        with CheckpointWriter(self._run_folder, state, self._config) as writer:
             for name, tensors in gathered:
                 writer.add(name, tensors)
         logger.info("saved %s", writer.path)

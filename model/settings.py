@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.config import ConfigError, ModelConfig, require
+from model.deepspeed_config import merge_passed
 from model.recompute import Recompute
 from model.strict_yaml import build, override, read_yaml
 from shards.schema import FRAME_RATE_HZ
 
+BUCKET_NUMBERS = 100_000_000  # of gradients that are reduced at a time: 5 % of full.yaml's
 CONFIG_FOLDER = Path(__file__).resolve().parent / "configs"
 
 
@@ -44,6 +46,7 @@ class DataConfig:
     val_songs: int  # held-out songs of one validation pass, at most
     languages: tuple[LanguageShare, ...] = ()  # mixture of the train split; none: all songs, each once an epoch
     on_bad_shard: Literal["stop", "skip"] = "stop"  # skip: a damaged sample is counted and replaced by another song
+    val_seed: int = 0  # which held-out songs are drawn for validation, and how they are cut; the same for every run
 
     def __post_init__(self) -> None:
         """Refuse a span that holds no frame."""
@@ -54,6 +57,7 @@ class DataConfig:
         require(self.seconds_per_tag > 0, f"data.seconds_per_tag is {self.seconds_per_tag}, expected more than 0")
         require(self.prefetch_steps >= 0, f"data.prefetch_steps is {self.prefetch_steps}, expected 0 or more")
         require(self.val_songs >= 0, f"data.val_songs is {self.val_songs}, expected 0 or more")
+        require(0 <= self.val_seed < 2**63, f"data.val_seed is {self.val_seed}, expected 0 to 2**63 - 1")
         named = [part.language for part in self.languages]
         require(len(set(named)) == len(named), f"data.languages is {named}, expected each language once")
 
@@ -129,6 +133,10 @@ class TrainerConfig:
     val_every: int  # steps between validation passes; 0: never
     ema_decay: float = 0.0  # of a moving average of the weights, kept beside them; 0: none
     compile_layers: bool = False  # torch.compile, not with ZeRO 3; needs a C++ compiler on CPUs, Triton on GPUs
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # skip: make no update, and never use the songs again that caused it
+    max_loss_spike: float = 0.0  # times the median of the last losses that count as not finite too; 0: none does
+    max_skipped_updates: int = 20  # of a whole run; one more ends it
+    rank_timeout_s: float = 120.0  # a rank that does not move on for so long ends the run; 0: never
 
     def __post_init__(self) -> None:
         """Refuse counts that are none and a precision that DeepSpeed has no master weights for."""
@@ -139,8 +147,14 @@ class TrainerConfig:
         require(self.flow_weight >= 0, f"trainer.flow_weight is {self.flow_weight}, expected 0 or more")
         require(0 <= self.seed < 2**63, f"trainer.seed is {self.seed}, expected 0 to 2**63 - 1")
         require(
+            self.max_loss_spike == 0 or self.max_loss_spike > 1,
+            f"trainer.max_loss_spike is {self.max_loss_spike}, expected 0 or more than 1",
+        )
+        for name in ("max_skipped_updates", "rank_timeout_s"):
+            require(getattr(self, name) >= 0, f"trainer.{name} is {getattr(self, name)}, expected 0 or more")
+        require(
             self.precision == "fp32" or self.zero_stage > 0,
-            "trainer.zero_stage is 0, which keeps no fp32 master weights; with precision bf16 use 1, 2 or 3",
+            "trainer.zero_stage is 0, which keeps no fp32 master weights; with precision bf16 use 2 or 3",
         )
         require(
             self.zero_stage < 3 or not self.compile_layers,
@@ -151,16 +165,21 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointConfig:
-    """Where the run keeps its state, how often, and how many of the newest stay."""
+    """Where the run keeps its state, how often, and which checkpoints stay."""
 
     folder: str
-    every: int
-    keep: int
+    every: int  # steps
+    keep: int  # of the newest
+    every_minutes: float = 0.0  # one more where so much time has passed since the last; 0: by steps alone
+    keep_best: int = 0  # besides, those of the lowest validation loss (of the moving average, where there is one)
+    keep_every: int = 0  # besides, those of steps that are a multiple of this; 0: none
 
     def __post_init__(self) -> None:
         """Refuse to keep nothing."""
         require(self.every > 0, f"checkpoint.every is {self.every}, expected more than 0")
         require(self.keep > 0, f"checkpoint.keep is {self.keep}, expected more than 0")
+        for name in ("every_minutes", "keep_best", "keep_every"):
+            require(getattr(self, name) >= 0, f"checkpoint.{name} is {getattr(self, name)}, expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +235,7 @@ class RunConfig:
     checkpoint: CheckpointConfig
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # keys of DeepSpeed's own, see model/deepspeed_config.py
 
     def __post_init__(self) -> None:
         """Refuse crops that hold no whole block."""
@@ -244,21 +264,36 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunC
     tree = read_yaml(path)
     for setting in overrides:
         override(tree, setting)
-    return config_from_dict(tree, path.name)
+    config = config_from_dict(tree, path.name)
+    try:
+        deepspeed_settings(config, world_size=1)
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from error
+    return config
 
 
 def config_from_dict(tree: object, source: str) -> RunConfig:
     """Return the RunConfig that plain values describe; `source` names them in errors."""
+    passed = {}
+    if isinstance(tree, dict) and "deepspeed" in tree:  # its keys are DeepSpeed's: they are checked when they are used
+        passed = tree["deepspeed"]
+        tree = {key: value for key, value in tree.items() if key != "deepspeed"}
+        require(isinstance(passed, dict), f"{source}.deepspeed: {passed!r:.100}, expected a section with keys")
     config: RunConfig = build(RunConfig, tree, source)
-    return config
+    return dataclasses.replace(config, deepspeed=passed)
 
 
 def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """Return DeepSpeed's JSON for `world_size` ranks.
+    """Return DeepSpeed's JSON for `world_size` ranks: ours, with the section `deepspeed` laid over it.
 
     Gradients are summed and reduced in fp32 at any precision, so that the result does not depend on how the
-    global batch is cut. `torch_adam` takes PyTorch's AdamW: nothing is compiled at start. Its fused kernel needs no
+    global batch is cut. They are reduced while the backward pass goes on (`overlap_comm`), in buckets that take two
+    times 0.4 GB in fp32. `torch_adam` takes PyTorch's AdamW: nothing is compiled at start. Its fused kernel needs no
     temporary copies, which for 1.9 B parameters would be many gigabytes.
+
+    Raises:
+        ConfigError: a key of the section `deepspeed` is unknown or contradicts another section, or DeepSpeed would
+            run another optimizer than these settings say.
     """
     songs_per_rank = math.ceil(config.trainer.batch_size / world_size)
     optimizer = config.optimizer
@@ -277,13 +312,18 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
                 "fused": True,
             },
         },
-        "zero_optimization": {"stage": config.trainer.zero_stage},
+        "zero_optimization": {
+            "stage": config.trainer.zero_stage,
+            "overlap_comm": config.trainer.zero_stage > 0,
+            "reduce_bucket_size": BUCKET_NUMBERS,
+        },
+        "zero_force_ds_cpu_optimizer": False,  # its own AdamW for the CPU would have to be compiled
         "bf16": {"enabled": config.trainer.precision == "bf16"},
         "communication_data_type": "fp32",
     }
     if config.trainer.zero_stage > 0:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    return settings
+    return merge_passed(settings, config.deepspeed)
 
 
 def _find(path: Path) -> Path:

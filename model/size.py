@@ -85,9 +85,18 @@ def expected_days(
 
 
 def _share_recomputed(config: ModelConfig, recompute: Recompute) -> dict[str, float]:
-    """Return how much of each part's forward pass the backward pass repeats; with any, the head's logits, too."""
-    ffn = 3 * config.ffn_scale / (4 + 3 * config.ffn_scale)
-    dense, attention = {False: (0.0, 0.0), "selective": (ffn, 0.0), True: (1.0, 1.0)}[recompute]
+    """Return how much of each part's forward pass the backward pass repeats; with any, the head's logits, too.
+
+    Never the last product of a layer, `down`: nothing needs its output.
+    """
+    weights = 4 + 3 * config.ffn_scale  # of a layer, in squares of its width: attention 4, gate and up 2, down 1
+    gate_up, all_but_down = 2 * config.ffn_scale / weights, 1 - config.ffn_scale / weights
+    dense, attention = {
+        False: (0.0, 0.0),
+        "cheap": (0.0, 0.0),
+        "selective": (gate_up, 0.0),
+        True: (all_but_down, 1.0),
+    }[recompute]
     shares = {"lm_dense": dense, "lm_attention": attention, "dit_dense": dense, "dit_attention": attention}
     return shares | {"semantic_head": 1.0 if recompute else 0.0}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from model.conditioning import PADDING
 from model.config import ModelConfig
 from model.interleave import mark_first
+from model.transfer import send
 
 
 class BatchError(ValueError):
@@ -42,10 +43,10 @@ class SongBatch:
         """Move tokens, latents, lyrics and prompts; `dtype`, if given, is for latents and prompts."""
         return replace(
             self,
-            semantic_tokens_BT=self.semantic_tokens_BT.to(device, non_blocking=True),
-            latents_BTC=self.latents_BTC.to(device, dtype, non_blocking=True),
-            lyric_ids_BL=self.lyric_ids_BL.to(device, non_blocking=True),
-            prompts_BNC=self.prompts_BNC.to(device, dtype, non_blocking=True),
+            semantic_tokens_BT=send(self.semantic_tokens_BT, device),
+            latents_BTC=send(self.latents_BTC, device, dtype),
+            lyric_ids_BL=send(self.lyric_ids_BL, device),
+            prompts_BNC=send(self.prompts_BNC, device, dtype),
         )
 
     def validate(self, config: ModelConfig) -> None:

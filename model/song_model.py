@@ -29,10 +29,11 @@ from model.interleave import (
     weave_body,
 )
 from model.lm import LanguageModel, SemanticHead
-from model.losses import SongOutput, score_tokens
+from model.losses import SongOutput
 from model.noise import Draws
 from model.recompute import Recompute
 from model.song_batch import SongBatch, count_blocks, mark_blocks
+from model.transfer import send
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +155,14 @@ class SongModel(nn.Module):
         inputs = self.gather_flow_inputs(batch, latents_BTC, states.hidden_BND, blocks)
         error_F = velocity_error(self.estimate_velocity(inputs, draws), inputs.clean_FPC, draws.noise_NPC)
         if draws.block_weight_N is not None:
-            error_F = error_F * draws.block_weight_N.to(error_F.device)
+            error_F = error_F * send(draws.block_weight_N, error_F.device)
         error_BN = blocks.unpack(error_F)
         return SongOutput(
             ce_sum_B=ce_BT.sum(dim=1),
-            num_targets_B=(batch.num_frames_B + 1).to(ce_BT.device),
+            num_targets_B=send(batch.num_frames_B + 1, ce_BT.device),
             num_correct_B=is_correct_BT.sum(dim=1),
             flow_sum_B=error_BN.sum(dim=1),
-            num_blocks_B=count_blocks(batch, self.config).to(error_BN.device),
+            num_blocks_B=send(count_blocks(batch, self.config), error_BN.device),
             ce_BT=ce_BT,
             is_correct_BT=is_correct_BT,
             error_BN=error_BN,
@@ -196,7 +197,7 @@ class SongModel(nn.Module):
     def score_targets(self, predictors_BTD: Tensor, targets_BT: Tensor, num_frames_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return cross-entropy and correctness of every target; zero after a song's EOS."""
         scored = Packing(mark_first(num_frames_B + 1, targets_BT.shape[1]), targets_BT.device)
-        ce_K, is_correct_K = score_tokens(self.semantic_head, scored.pack(predictors_BTD), scored.pack(targets_BT))
+        ce_K, is_correct_K = self.semantic_head(scored.pack(predictors_BTD), scored.pack(targets_BT))
         return scored.unpack(ce_K), scored.unpack(is_correct_K)
 
     def gather_flow_inputs(

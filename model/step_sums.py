@@ -1,7 +1,7 @@
 """What a step adds up over its micro-batches and over all ranks: counts before it, sums of losses after it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,26 @@ from model.ranks import Ranks
 from model.song_batch import SongBatch
 from model.song_model import SongModel
 from model.tally import NUM_ROWS, tabulate, tabulate_places
-from shards.schema import MAX_KEY_BYTES
+from model.transfer import send
 
 
-class NonFiniteLossError(ArithmeticError):
-    """A loss or gradient that is infinite or not a number; nothing is saved after it."""
+class BadStepError(ArithmeticError):
+    """A step that must not change the weights, and has not; all ranks raise it alike and can go on with the next."""
+
+    def __init__(self, where: str, reason: str, songs: Sequence[str] = ()) -> None:
+        """Name the step, what is wrong with it, and the keys of the songs that it comes from, where they are known."""
+        named = f"; songs: {', '.join(songs)}" if songs else ""
+        super().__init__(f"{where}: {reason}; no update was made{named}")
+        self.reason = reason
+        self.songs = tuple(songs)
+
+
+class NonFiniteLossError(BadStepError):
+    """A loss or gradient that is infinite or not a number."""
+
+
+class LossSpikeError(BadStepError):
+    """A loss far above those of the steps before."""
 
 
 class ScaledLoss(nn.Module):
@@ -42,7 +57,8 @@ def count_targets(ranks: Ranks, micro_batches: Sequence[MicroBatch], block_frame
     frames = [micro.batch.num_frames_B for micro in micro_batches if not micro.is_repeat]
     num_frames = sum(int(counts.sum()) for counts in frames)
     num_songs = sum(len(counts) for counts in frames)
-    num_targets, num_blocks = ranks.add_up([num_frames + num_songs, num_frames // block_frames]).float()
+    counts = ranks.add_up([num_frames + num_songs, num_frames // block_frames]).float()
+    num_targets, num_blocks = send(counts, ranks.device)
     return num_targets, num_blocks
 
 
@@ -63,23 +79,35 @@ def sum_tables(
     """
     counted = [table for table, micro in zip(tables, micro_batches, strict=True) if not micro.is_repeat]
     local = torch.cat(counted, dim=1).sum(dim=1) if counted else torch.zeros(NUM_ROWS, device=ranks.device).double()
-    sums: list[float] = ranks.add_up(torch.cat([local, local.new_tensor(others)])).tolist()
+    sums: list[float] = ranks.add_up(torch.cat([local, send(torch.tensor(others).double(), local.device)])).tolist()
     if not all(map(math.isfinite, sums)):
-        names = ", ".join(_name_bad_songs(ranks, micro_batches, tables))
-        raise NonFiniteLossError(f"{where}: the loss is not finite; no update was made; songs: {names}")
+        raise NonFiniteLossError(where, "the loss is not finite", name_songs(ranks, micro_batches, tables, _is_bad))
     return sums
 
 
-def _name_bad_songs(ranks: Ranks, micro_batches: Sequence[MicroBatch], tables: Sequence[Tensor]) -> list[str]:
-    """Return the keys of all songs, on any rank, whose losses are not finite."""
-    highest = [0.0] * ranks.world_size
-    highest[ranks.rank] = max((slot for micro in micro_batches for slot in micro.slots), default=0)
-    names = torch.zeros(1 + int(ranks.add_up(highest).max()), MAX_KEY_BYTES, dtype=torch.int32)
-    for table, micro in zip(tables, micro_batches, strict=True):
-        if micro.is_repeat:
-            continue
-        for slot, key, is_good in zip(micro.slots, micro.batch.keys, table.isfinite().all(dim=0), strict=True):
-            if not is_good:
-                names[slot, : len(key)] = torch.tensor(list(key.encode("ascii")), dtype=torch.int32)
-    rows = ranks.add_up(names).cpu().tolist()
-    return sorted({bytes(row).rstrip(b"\0").decode("ascii") for row in rows if any(row)})
+def name_songs(
+    ranks: Ranks,
+    micro_batches: Sequence[MicroBatch],
+    tables: Sequence[Tensor],
+    choose: Callable[[Tensor], Tensor],
+) -> list[str]:
+    """Return the sorted keys of all songs, on any rank, that `choose` marks; all ranks take part.
+
+    Args:
+        ranks: all take part.
+        micro_batches: this rank's.
+        tables: their sums per song, as `tabulate` gives them.
+        choose: a table [NUM_ROWS, B] to a mask [B].
+    """
+    keys = {
+        key
+        for table, micro in zip(tables, micro_batches, strict=True)
+        if not micro.is_repeat
+        for key, is_chosen in zip(micro.batch.keys, choose(table).tolist(), strict=True)
+        if is_chosen
+    }
+    return sorted({key for text in ranks.collect(" ".join(sorted(keys))) for key in text.split()})
+
+
+def _is_bad(table: Tensor) -> Tensor:
+    return ~table.isfinite().all(dim=0)

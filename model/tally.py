@@ -23,6 +23,11 @@ def tabulate(output: SongOutput) -> Tensor:
     return torch.cat([table, torch.ones_like(table[:1])])
 
 
+def song_losses(table: Tensor, flow_weight: float) -> Tensor:
+    """Return each song's own loss [B], in float64, of a table as `tabulate` gives it."""
+    return table[_CE] / table[_TARGETS] + flow_weight * table[_FLOW] / table[_BLOCKS]
+
+
 def tabulate_places(output: SongOutput, blocks_per_place: int) -> Tensor:
     """Return the table [NUM_ROWS, NUM_PLACES] in float64, detached; its songs are those that reach the place.
 

@@ -1,19 +1,25 @@
 """Train a song model: `deepspeed model/train.py --config full.yaml`, or with torchrun, or with plain python.
 
-The last line on stdout is one JSON object. Exit code 0: trained; 1: stopped by a loss that is not finite; 2: wrong use.
+The last line on stdout is one JSON object. Exit code 0: trained; 1: stopped by a loss that is not finite, or a rank has
+ended or hangs; 2: wrong use; 75: asked to leave by SIGTERM or SIGUSR1, and saved: start it again.
 """
 
 import argparse
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import NoReturn
 
+EXIT_AGAIN = os.EX_TEMPFAIL  # 75, sysexits.h: "temporary failure, the user is invited to retry"
+LEAVE_ON = (signal.SIGTERM, signal.SIGUSR1)
 SPEAK_FIRST_S = 5.0  # launchers end all ranks when the first one ends: leave it the time to say why
 
 
@@ -67,13 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from model.checkpoint import CheckpointError
     from model.config import ConfigError
-    from model.peers import PeerWatch
+    from model.peers import PeerWatch, Whereabouts
     from model.progress import describe_sizes
     from model.ranks import Ranks, choose_rank_device, count_local_ranks
     from model.reference_weights import WeightsError
     from model.settings import load_config
     from model.song_batch import BatchError
-    from model.step_sums import NonFiniteLossError
+    from model.step_sums import BadStepError
     from model.trainer import join_ranks, leave_ranks
     from model.training_run import PeerError, TrainingRun
     from shards.schema import ShardError
@@ -91,23 +97,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device = choose_rank_device(options.device).type
     except ConfigError as error:
         _quit(2, str(error), is_shared=count_local_ranks() is not None)
-    failure: NonFiniteLossError | None = None
+    failure: BadStepError | None = None
+    whereabouts, is_asked_to_leave = Whereabouts(), threading.Event()
     with ExitStack() as stack:
 
         def join() -> Ranks:
             ranks = join_ranks(device)
-            stack.enter_context(PeerWatch(ranks))
+            _keep_warnings(Path(config.checkpoint.folder), ranks.rank)
+            stack.enter_context(PeerWatch(ranks, whereabouts, config.trainer.rank_timeout_s))
             return ranks
 
         try:
-            run = TrainingRun(config, join, max_steps=options.max_steps, resume=options.resume, profile=options.profile)
+            run = TrainingRun(
+                config,
+                join,
+                max_steps=options.max_steps,
+                resume=options.resume,
+                profile=options.profile,
+                is_asked_to_leave=is_asked_to_leave.is_set,
+                whereabouts=whereabouts,
+            )
         except user_errors as error:
             _quit(2, str(error))
+        for number in LEAVE_ON:
+            signal.signal(number, lambda *_: is_asked_to_leave.set())
         try:
             summary = run.run()
         except user_errors as error:
             _quit(2, f"rank {run.ranks.rank}: {error}", is_shared=False)
-        except NonFiniteLossError as error:
+        except BadStepError as error:
             failure = error  # known to all ranks: they say good-bye to each other
         except PeerError:
             time.sleep(SPEAK_FIRST_S)
@@ -120,6 +138,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _quit(1, str(failure))
     if is_main:
         sys.stdout.write(json.dumps(asdict(summary)) + "\n")
+        sys.stdout.flush()
+    if not summary.is_finished:
+        _quit(EXIT_AGAIN, f"asked to leave at step {summary.steps}; start it again to go on")
+
+
+def _keep_warnings(folder: Path, rank: int) -> None:
+    """Write this rank's warnings to a file too: the terminal shows those of rank 0 alone."""
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"run folder {folder} cannot be made: {error.strerror}") from error
+    handler = logging.FileHandler(folder / "logs" / f"rank_{rank}.log", delay=True)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One kernel for the causal attention of several sequences that lie one after another, where one is installed.
 
-flash-attn's (`pip install -e '.[flash]'`) is taken before PyTorch's own, which exists from 2.10 on. Both run on GPUs in
+flash-attn's (`make flash`) is taken before PyTorch's own, which exists from 2.10 on. Both run on GPUs in
 half precision only; elsewhere each sequence goes through `scaled_dot_product_attention` by itself. A kernel counts as
 installed when its function has been imported: a package of the name may lack it, or need a library that is not here.
 

@@ -13,7 +13,7 @@ ALLOWED = {
     "model": {"model", "shards"},
     "jobs": {"jobs", "pipeline", "model", "shards"},
 }
-ONLY_IN = {"ray": {"jobs/cluster.py"}, "deepspeed": {"model/trainer.py"}}
+ONLY_IN = {"ray": {"jobs/cluster.py"}, "deepspeed": {"model/engine.py"}}
 NOT_AT_IMPORT = {"demucs", "whisperx", "muq", "faster_whisper", "ctranslate2"}  # seconds and gigabytes: in setup() only
 NOT_IN_SHARDS = {"torch", "librosa", "transformers"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.batches import Batches, MicroBatch, Prefetcher, derive_seed
+from model.batches import DENIED, Batches, MicroBatch, Prefetcher, derive_seed
 from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_prompt, draw_length
 from model.settings import RunConfig
 from model.song_batch import BatchError
@@ -92,6 +92,64 @@ def test_an_epoch_passes_through_every_song_once_in_a_new_order(dataset: Path):
     ]
     assert all(len(set(epoch)) == NUM_SONGS for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_the_stream_does_not_depend_on_the_batch_size(dataset: Path):
+    def stream(batch_size: int, first: int, last: int) -> list[tuple]:
+        batches = open_batches(dataset, trainer__batch_size=batch_size)
+        starts = range(first, last, batch_size)
+        steps = [sorted(songs_of(batches.songs_from(start, 0, 1).micro_batches)) for start in starts]
+        return [song[1:] for step in steps for song in step]
+
+    whole = stream(4, 0, 24)
+    assert stream(6, 0, 12) + stream(3, 12, 24) == whole
+    assert len({song[1] for song in whole}) == 24, "every place has a seed of its own"
+
+
+def test_denied_songs_are_passed_over_and_counted(dataset: Path):
+    batches = open_batches(dataset)
+    before = sorted(songs_of(batches.train_batch(0, 0, 1).micro_batches))
+    batches.deny([before[2][1]])
+    batch = batches.train_batch(0, 0, 1)
+    after = sorted(songs_of(batch.micro_batches))
+    assert batch.num_skipped == Counter({DENIED: batch.num_skipped.total()})
+    assert after[2][1] != before[2][1]
+    assert [song for song in after if song[0] != 2] == [song for song in before if song[0] != 2]
+
+
+def held_out(root: Path, **changes: object) -> dict[str, tuple]:
+    batch = open_batches(root, "val", data__sample_latents=False, **changes).validation_batch(0, 1)
+    return {song[1]: song[2:] for song in songs_of(batch.micro_batches)}
+
+
+def test_validation_is_drawn_over_the_whole_split_and_every_language(tmp_path: Path):
+    songs = [build_song(number, 4, split="val") for number in range(42)]
+    for number, song in enumerate(songs):
+        song.metadata["language"] = "ja" if number == 41 else "zh" if number >= 31 else "en"
+    train = [build_song(0)]
+
+    def write(root: Path, songs: list[Sample]) -> Path:
+        rows = write_shard(root / "train" / "000000.tar", train)
+        for shard in range(0, len(songs), 7):
+            rows += write_shard(root / "val" / f"{shard // 7:06d}.tar", songs[shard : shard + 7])
+        write_tiny_dataset(root / "info", train)
+        write_dataset_info(root, read_dataset_info(root / "info"))
+        write_index(root, rows)
+        return root
+
+    root = write(tmp_path / "one", songs)
+    drawn = held_out(root, data__val_songs=12)
+    shards = {row.key: row.shard for row in read_index(root)}
+    languages = {song.key: song.metadata["language"] for song in songs}
+    assert Counter(languages[key] for key in drawn) == {"en": 8, "zh": 3, "ja": 1}
+    assert len({shards[key] for key in drawn}) >= 4, "not the first rows"
+    assert held_out(root, data__val_songs=12, trainer__seed=7) == drawn
+    assert held_out(root, data__val_songs=12, data__val_seed=7).keys() != drawn.keys()
+    assert held_out(root, data__val_songs=100).keys() == languages.keys()
+    assert Counter(languages[key] for key in held_out(root, data__val_songs=3)) == {"en": 1, "zh": 1, "ja": 1}
+    more = held_out(write(tmp_path / "two", [build_song(99, 4, split="val"), *songs]), data__val_songs=12)
+    assert len(more.keys() & drawn.keys()) >= 11, "a song that is added takes at most one place"
+    assert all(more[key] == drawn[key] for key in more.keys() & drawn.keys()), "and changes no cut"
 
 
 def test_validation_songs_are_the_same_for_every_run(dataset: Path):

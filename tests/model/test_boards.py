@@ -43,7 +43,9 @@ def test_wandb_gets_the_numbers_and_goes_on_with_its_run(tmp_path: Path, monkeyp
 
 def test_wandb_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match="report.wandb_project is 'songs', but wandb is not installed: pip install"):
+    with pytest.raises(
+        ConfigError, match="report.wandb_project is 'songs', but wandb is not installed: `.uv/bin/uv pip install"
+    ):
         Boards(tmp_path, wandb_config(tmp_path), first_step=0)
 
 

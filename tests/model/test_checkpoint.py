@@ -3,6 +3,7 @@
 import errno
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,14 @@ def make_state(step: int) -> TrainState:
         first_val_loss=None,
         last_val_loss=None,
         losses=(9.5, 1 / 3),
+        songs_seen=5 * step,
+        skipped_updates=1,
+        denied_songs=("a-song", "another"),
     )
 
 
-def save(folder: Path, config: RunConfig, step: int, keep: int = 2) -> Path:
-    with CheckpointWriter(folder, make_state(step), config, keep=keep) as writer:
+def save(folder: Path, config: RunConfig, step: int, **changes: object) -> Path:
+    with CheckpointWriter(folder, replace(make_state(step), **changes), config) as writer:
         writer.add("model", make_model(config, step).state_dict())
         writer.add("optimizer_exp_avg", {"bos_D": torch.ones(64)})
     return writer.path
@@ -138,6 +142,30 @@ def test_adapters_are_merged_before_weights_are_rounded(tmp_path: Path, config: 
         assert torch.equal(found.get_parameter(name), parameter.bfloat16()), name
 
 
+def test_the_best_and_round_steps_stay_too(tmp_path: Path, config: RunConfig):
+    rules = replace(config.checkpoint, keep=1, keep_best=2, keep_every=10)
+    config = replace(config, checkpoint=rules)
+    losses = {4: 3.0, 8: 1.0, 10: 9.0, 12: 2.0, 14: 2.5, 16: None, 18: 7.0}
+    for step, loss in losses.items():
+        save(tmp_path / "run", config, step, last_val_step=None if loss is None else step, val_score=loss)
+    kept = [path.name for path in list_checkpoints(tmp_path / "run")]
+    assert kept == ["step_000018", "step_000012", "step_000010", "step_000008"]
+    save(tmp_path / "run", config, 20, last_val_step=18, val_score=0.0)  # of other weights
+    kept = [path.name for path in list_checkpoints(tmp_path / "run")]
+    assert kept == ["step_000020", "step_000012", "step_000010", "step_000008"]
+
+
+def test_a_checkpoint_of_before_knows_how_many_songs_it_has_seen(run: Path, config: RunConfig):
+    path = run / "step_000008" / "state.json"
+    record = json.loads(path.read_text())
+    for name in ("songs_seen", "skipped_updates", "denied_songs", "last_val_step", "val_score"):
+        del record["state"][name]
+    path.write_text(json.dumps(record))
+    state, _ = read_state(run / "step_000008")
+    assert state.songs_seen == 8 * config.trainer.batch_size
+    assert (state.skipped_updates, state.denied_songs) == (0, ())
+
+
 def test_only_the_newest_stay(run: Path, config: RunConfig):
     save(run, config, 12)
     assert [path.name for path in list_checkpoints(run)] == ["step_000012", "step_000008"]
@@ -211,7 +239,7 @@ def test_a_full_disk_leaves_older_checkpoints(run: Path, config: RunConfig, monk
 
 
 def test_an_error_while_gathering_leaves_nothing(run: Path, config: RunConfig):
-    with pytest.raises(KeyError), CheckpointWriter(run, make_state(12), config, keep=2):
+    with pytest.raises(KeyError), CheckpointWriter(run, make_state(12), config):
         raise KeyError
     assert sorted(path.name for path in run.iterdir()) == ["step_000004", "step_000008"]
 

@@ -7,6 +7,7 @@ import yaml
 
 from model.config import ConfigError
 from model.settings import CONFIG_FOLDER, ScheduleConfig, config_from_dict, deepspeed_settings, load_config
+from tests.shards.damage import damage, measure
 
 SHIPPED = sorted(path.name for path in CONFIG_FOLDER.glob("*.yaml"))
 
@@ -118,10 +119,21 @@ def test_bf16_without_master_weights_is_refused(tree: dict):
         ("model: {dim: 1, dim: 2}", "key 'dim' stands here twice"),
         ("model: [", "not YAML"),
         ("", "expected a section with keys"),
-        ("model: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
-        ("model: 2020-13-45", "not YAML"),
-        ("a: &a [*a]", "unknown key 'a'"),
-        ("[" * 5000, "not YAML"),
+        ("model: !!python/object/apply:os.getcwd []", "tags such as 'tag:yaml.org,2002:python/object/apply:o"),
+        ("model: !!int '1:59:59'", "tags such as 'tag:yaml.org,2002:int' are not read here"),
+        ("model: !x 1", "tags such as '!x' are not read here"),
+        ("model: &a 1", "anchors (&) and aliases (*) are not read here"),
+        ("a: &a [*a]", "anchors (&) and aliases (*) are not read here"),
+        ("model: {<<: {dim: 1}}", "merge keys (<<) are not read here; write the keys out"),
+        ("? {a: 1}\n: 2", "not YAML"),
+        ("model: 0x" + "f" * 5000, "a number of 5002 letters, expected at most 40"),
+        ("0x" + "f" * 5000 + ": 1", "not YAML"),
+        ("model: 0x_", "not YAML"),
+        ("[" * 5000, "more than 16 levels"),
+        ("- a\n" * 5000, "more than 2000 keys and values"),
+        ("# " * 20_000, "expected a config of at most 32768 bytes"),
+        ("model: 1\n---\nmodel: 2", "expected a single document"),
+        ("model: \x00", "not YAML"),
     ],
 )
 def test_hostile_yaml_ends_in_one_line(tmp_path: Path, text: str, message: str):
@@ -131,6 +143,68 @@ def test_hostile_yaml_ends_in_one_line(tmp_path: Path, text: str, message: str):
         load_config(path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("1:30:00", "'1:30:00'"), ("190:20:30.15", "'190:20:30.15'"), ("2026-11-30", "'2026-11-30'"), ("=", "'='")],
+)
+def test_times_and_dates_are_texts(tmp_path: Path, text: str, found: str):
+    """YAML 1.1 takes 1:30:00 for 5400, a number to the base of sixty."""
+    (tmp_path / "a.yaml").write_text((CONFIG_FOLDER / "full.yaml").read_text().replace("lr: 1.0e-4", f"lr: {text}"))
+    with pytest.raises(ConfigError, match=f"a.yaml.optimizer.lr: {found} is str, expected float"):
+        load_config(tmp_path / "a.yaml")
+
+
+_READ = """
+from model.settings import load_config
+def read(path):
+    load_config(path)
+"""
+
+
+def test_bombs_take_neither_memory_nor_time(tmp_path: Path):
+    """Each took from eight seconds to more than a minute."""
+    merges = "a0: &a0 {x: 1}\n" + "".join(f"a{k}: &a{k} {{<<: [*a{k - 1}, *a{k - 1}]}}\n" for k in range(1, 40))
+    aliases = "a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 40))
+    sixties = "a: 1" + ":59" * 300_000
+    short = "a: 1" + ":59" * 10_000
+    tagged = 'a: !!int "1' + ":59" * 10_000 + '"'
+    keys = "".join(f"k{k}: 1\n" for k in range(90_000))
+    few = "".join(f"k{k}: 1\n" for k in range(3_000))
+    texts = {"merges": merges, "aliases": aliases, "sixties": sixties, "short": short, "tagged": tagged, "keys": keys}
+    texts |= {"few": few, "braces": "{a: " * 8_000, "brackets": "[" * 32_000}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    results = measure(_READ, *(tmp_path / f"{name}.yaml" for name in texts))
+    for name, result in zip(texts, results, strict=True):
+        assert result["error"].startswith(f"ConfigError: {name}.yaml"), name
+        assert result["seconds"] < 2, name  # one, on a machine that does nothing else
+        assert result["mb"] < 50, name
+
+
+def test_damaged_configurations_end_in_one_line(tmp_path: Path):
+    path, data, num_refused = tmp_path / "damaged.yaml", (CONFIG_FOLDER / "full.yaml").read_bytes(), 0
+    for changed in damage(data, 300):
+        path.write_bytes(changed)
+        try:
+            load_config(path)
+        except ConfigError as error:
+            message, num_refused = str(error), num_refused + 1
+            assert message.startswith("damaged.yaml")
+            assert "\n" not in message
+    assert num_refused > 50  # much of the file is comments
+
+
+def test_overrides_are_read_as_strictly():
+    for value, message in (
+        ("&a 1", "anchors"),
+        ("!!int 1", "tags"),
+        ("[" * 50, "levels"),
+        ("0x" + "f" * 999, "letters"),
+    ):
+        with pytest.raises(ConfigError, match=f"--set .* the value is not YAML: .*{message}"):
+            load_config("full.yaml", [f"trainer.seed={value}"])
 
 
 def test_a_missing_file_lists_what_is_shipped():
@@ -158,7 +232,7 @@ def test_deepspeed_gets_enough_micro_batches_for_every_song(world_size: int, mic
     assert settings["gradient_accumulation_steps"] == micro_batches
     assert settings["train_micro_batch_size_per_gpu"] == 2
     assert settings["bf16"] == {"enabled": True}
-    assert settings["zero_optimization"]["stage"] == 1
+    assert settings["zero_optimization"]["stage"] == config.trainer.zero_stage
     assert settings["optimizer"]["params"]["torch_adam"] is True
 
 

@@ -179,7 +179,7 @@ def test_autocast_trains_too(make_model: MakeModel, make_batch: MakeBatch, draw_
     loss.backward()
 
 
-@pytest.mark.parametrize("recompute", ["selective", True])
+@pytest.mark.parametrize("recompute", ["cheap", "selective", True])
 @pytest.mark.parametrize("conditioning", ["prepend", "adaln"])
 def test_recomputing_changes_no_gradient_and_keeps_less(
     tiny_config: ModelConfig,
@@ -199,7 +199,7 @@ def test_recomputing_changes_no_gradient_and_keeps_less(
             loss = model(batch, draw_for(batch)).loss()
         kept.append(sum(sizes))
         loss.backward()
-    assert kept[1] < 0.7 * kept[0]
+    assert kept[1] < (0.85 if recompute == "cheap" else 0.7) * kept[0]
     for (name, first), second in zip(plain.named_parameters(), saving.parameters(), strict=True):
         assert_close(first.grad, second.grad, msg=name)
 

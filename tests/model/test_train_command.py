@@ -2,9 +2,11 @@
 
 import errno
 import json
+import logging
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,15 +19,17 @@ import yaml
 from pyarrow import parquet
 from safetensors.torch import load_file
 
+from model.checkpoint import list_checkpoints
 from model.config import ConfigError
 from model.hardware import describe_device
 from model.nvidia_driver import Driver, Gpu
 from model.ranks import Ranks
 from model.run_start import refuse_without_compiler
-from model.train import main
+from model.train import _keep_warnings, main
 from model.varlen import describe_attention
 
 from .conftest import OF_RANKS
+from .processes import find_ports
 from .runs import read_metrics, run_to
 from .tiny_dataset import tiny_config
 
@@ -91,8 +95,19 @@ def test_the_users_command_trains_on_two_ranks(dataset: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_in_training_ends_the_other_which_names_it(dataset: Path, tmp_path: Path):
-    config = tiny_config(dataset, tmp_path / "run", schedule__num_steps=100_000, checkpoint__every=100_000)
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "rank 1 has ended or cannot be reached; ending too"),
+        (signal.SIGSTOP, "rank 1 has not been heard of for 5 s (last: "),
+    ],
+)
+def test_a_rank_that_dies_or_hangs_in_training_ends_the_other_which_names_it(
+    dataset: Path, tmp_path: Path, number: int, said: str
+):
+    config = tiny_config(
+        dataset, tmp_path / "run", schedule__num_steps=100_000, checkpoint__every=100_000, trainer__rank_timeout_s=5.0
+    )
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config.to_dict()))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -113,10 +128,69 @@ def test_a_rank_that_dies_in_training_ends_the_other_which_names_it(dataset: Pat
     while not metrics.exists() or not metrics.read_text():
         assert processes[0].poll() is None, (tmp_path / "0").read_text()
         time.sleep(0.05)  # until it trains
-    processes[1].kill()
+    processes[1].send_signal(number)
     assert processes[0].wait(timeout=60) != 0
+    processes[1].kill()
     processes[1].wait()
-    assert "rank 0: rank 1 has ended or cannot be reached; ending too" in (tmp_path / "0").read_text()
+    assert f"rank 0: {said}" in (tmp_path / "0").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_gets_a_signal_saves_and_ends_with_the_code_to_start_it_again(dataset: Path, tmp_path: Path):
+    config = tiny_config(
+        dataset, tmp_path / "run", schedule__num_steps=100_000, checkpoint__every=100_000, trainer__zero_stage=2
+    )
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    base = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+    command = [sys.executable, str(ROOT / "model" / "train.py"), "--config", str(tmp_path / "tiny.yaml")]
+
+    def start(*options: str) -> list[subprocess.Popen[str]]:
+        ranks = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
+        ranks["MASTER_PORT"] = find_ports(1)[0]
+        return [
+            subprocess.Popen(
+                [*command, *options],
+                env=base | ranks | {"RANK": rank, "LOCAL_RANK": rank},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in ("0", "1")
+        ]
+
+    processes = start()
+    while not metrics.exists() or metrics.read_text().count("\n") < 2:
+        assert processes[0].poll() is None
+        time.sleep(0.05)  # until it trains
+    processes[1].send_signal(signal.SIGUSR1)  # one rank is enough
+    (out, said), _ = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [75, 75], said
+    summary = json.loads(out.strip().splitlines()[-1])
+    assert not summary["is_finished"]
+    step = summary["steps"]
+    assert f"asked to leave at step {step}; start it again to go on" in said
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == [f"step_{step:06d}"]
+    processes = start("--max-steps", str(step + 1))
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [found for found, *_ in read_metrics(tmp_path / "run", "loss")] == list(range(1, step + 2))
+
+
+def test_warnings_of_every_rank_are_kept(tmp_path: Path):
+    root_logger = logging.getLogger()
+    before = list(root_logger.handlers)
+    _keep_warnings(tmp_path / "run", 3)
+    try:
+        logging.getLogger("model.batches").warning("left out: %s", "a shard")
+        logging.getLogger("model.batches").info("not worth a line")
+    finally:
+        for handler in set(root_logger.handlers) - set(before):
+            root_logger.removeHandler(handler)
+            handler.close()
+    text = (tmp_path / "run" / "logs" / "rank_3.log").read_text()
+    assert text.endswith("WARNING model.batches: left out: a shard\n")
+    assert text.count("\n") == 1
 
 
 def refuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

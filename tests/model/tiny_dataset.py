@@ -76,7 +76,7 @@ def write_tiny_dataset(root: Path, train: Sequence[Sample], val: Sequence[Sample
     return root
 
 
-def tiny_config(root: Path, folder: Path, **changes: Any) -> RunConfig:
+def tiny_config(root: Path, folder: Path, *, deepspeed: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
     """Return the configuration of a run of seconds; `changes` are `section__key=value`."""
     tree: dict[str, dict[str, Any]] = {
         "model": {
@@ -101,4 +101,4 @@ def tiny_config(root: Path, folder: Path, **changes: Any) -> RunConfig:
     for name, value in changes.items():
         section, key = name.split("__")
         tree[section][key] = value
-    return config_from_dict(tree, "tiny")
+    return config_from_dict(tree | {"deepspeed": deepspeed or {}}, "tiny")
