@@ -9,6 +9,7 @@ from jobs.failures import Failure, attempt
 from pipeline.audio import AudioDecodeError, hash_file
 from pipeline.check_audio import CheckAudio
 from pipeline.clean_song import finish_song, start_song
+from pipeline.inputs import SongInput
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage, run_stages
 from pipeline.transcribe_vocals import explain_drop
@@ -30,26 +31,33 @@ class SongWorker:
 
     def __call__(self, row: Row) -> Row:
         """Take one song to its record; only a summary goes on."""
-        song = start_song(row["source"], row["sha256"])
-        row["checked"].fill(song)
+        source: SongInput = row["source"]
         seconds = {CheckAudio.name: row["checked"].seconds}
         try:
-            with naming(song.song_id):
-                result = attempt(lambda: run_stages(self._stages, song, seconds))
-                if hash_file(song.path) != song.sha256:  # the verdict would be that of other bytes
-                    result = Failure("the file changed while the run was on; run again when nobody writes to it")
+            with naming(source.song_id):
+                result = attempt(lambda: self._listen(row, seconds))
         except AudioDecodeError as error:
             quarantine(self._out, row | {"quarantine": str(error)})
-            return self._summary(song, "quarantine", str(error))
+            return self._summary(row, "quarantine", str(error))
         if isinstance(result, Failure):
-            record_failure(self._out, row["source"], result)
-            return self._summary(song, "failed", result.reason)
-        drop = explain_drop(song, result) if isinstance(result, Drop) else None
+            record_failure(self._out, source, result)
+            return self._summary(row, "failed", result.reason)
+        song, drop = result
         finished = finish_song(
             self._out, song, drop, row["fingerprint"], seconds=seconds, keep_vocals=self._keep_vocals
         )
-        return self._summary(song, finished["verdict"], finished["reason"])
+        return self._summary(row, finished["verdict"], finished["reason"])
+
+    def _listen(self, row: Row, seconds: dict[str, float]) -> tuple[Song, Drop | None] | Failure:
+        """Take a song through the stages; return it, and why it is rejected if it is."""
+        song = start_song(row["source"], row["sha256"])
+        row["checked"].fill(song)
+        result = run_stages(self._stages, song, seconds)
+        if hash_file(song.path) != song.sha256:  # the verdict would be that of other bytes
+            return Failure("the file changed while the run was on; run again when nobody writes to it")
+        return song, explain_drop(song, result) if isinstance(result, Drop) else None
 
     @staticmethod
-    def _summary(song: Song, verdict: str, reason: str) -> Row:
-        return {"song_id": song.song_id, "verdict": verdict, "reason": reason, "duration_s": song.duration_s}
+    def _summary(row: Row, verdict: str, reason: str) -> Row:
+        duration_s = row["checked"].duration_s
+        return {"song_id": row["source"].song_id, "verdict": verdict, "reason": reason, "duration_s": duration_s}

@@ -18,11 +18,11 @@ from pipeline.clean_folder import read_record, write_record
 from pipeline.clean_song import CleanSettings, finish_song, lyrics_bytes, song_fingerprint, start_song
 from pipeline.hallucinations import MAX_LETTERS_PER_S
 from pipeline.inputs import SongInput
-from pipeline.lyrics import parse_lyrics
+from pipeline.lyrics import ParsedLyrics, parse_lyrics
 from pipeline.lyrics_encoding import LyricsError, decode_lyrics
 from pipeline.lyrics_text import split_words
 from pipeline.match_words import sound_key
-from pipeline.song import Drop, DroppedLine
+from pipeline.song import Drop, DroppedLine, Song
 from pipeline.text_language import identify_text
 
 logger = logging.getLogger(__name__)
@@ -46,25 +46,23 @@ class Survey:
         try:
             if source.problem:
                 raise AudioDecodeError(source.problem)
-            require_regular_file(source.path)
-            try:
-                sha256 = hash_file(source.path)
-            except OSError as error:
-                raise AudioDecodeError(f"cannot be read: {error.strerror}") from error
-            found = attempt(lambda: self._look(source, sha256))
+            found = attempt(lambda: self._look(source))
         except AudioDecodeError as error:
             return row | {"quarantine": str(error)}
         return row | ({"failed": found} if isinstance(found, Failure) else found)
 
-    def _look(self, source: SongInput, sha256: str) -> Row:
+    def _look(self, source: SongInput) -> Row:
         """Return sha256, fingerprint, checked, num_letters and text_language (of the lyrics), finished."""
+        require_regular_file(source.path)
+        sha256 = hash_file(source.path)
         checked = check_file(self.out, source.path, sha256, self.settings.check())
         text_language = ""
         try:
             lyrics = lyrics_bytes(source)
-            text = decode_lyrics(lyrics)
-            num_letters = sum(len(line.text) for line in parse_lyrics(text).lines)
-            text_language = identify_text(text)
+            text = decode_lyrics(lyrics, source.language)
+            lines = parse_lyrics(text, title=source.title, artist=source.artist, language=source.language).lines
+            num_letters = sum(len(line.text) for line in lines)
+            text_language = identify_text("\n".join(line.text for line in lines))
         except LyricsError:  # start_song says so in the song's warnings
             lyrics, num_letters = b"unreadable", 0
         fingerprint = song_fingerprint(self.settings_fingerprint, sha256, source, lyrics)
@@ -129,9 +127,13 @@ def _have_one_text(one: Row, other: Row) -> bool:
 
 def _word_pairs(row: Row) -> set[tuple[str, str]]:
     """Return all words that follow each other in a line of the lyrics; read again, as few files sound like another."""
-    lyrics = parse_lyrics(start_song(row["source"], row["sha256"]).lyrics_text)
+    lyrics = _given_lyrics(start_song(row["source"], row["sha256"]))
     words = [map(sound_key, split_words(line.text, "")) for line in lyrics.lines]
     return {pair for line in words for pair in itertools.pairwise(line)}
+
+
+def _given_lyrics(song: Song) -> ParsedLyrics:
+    return parse_lyrics(song.lyrics_text, title=song.title, artist=song.artist, language=song.language)
 
 
 def find_originals(rows: Sequence[Row]) -> dict[str, str]:
@@ -174,7 +176,7 @@ def _reject(out: Path, row: Row, drop: Drop, fingerprint: str) -> None:
     song = start_song(row["source"], row["sha256"])
     row["checked"].fill(song)
     if drop.reason == "no_lyrics":
-        song.dropped = [DroppedLine(line.text, line.reason) for line in parse_lyrics(song.lyrics_text).dropped]
+        song.dropped = [DroppedLine(line.text, line.reason) for line in _given_lyrics(song).dropped]
     finish_song(out, song, drop, fingerprint, seconds={CheckAudio.name: row["checked"].seconds})
 
 

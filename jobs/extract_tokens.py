@@ -67,10 +67,7 @@ class EncodeWorker:
         summary = {"shard": row["shard"], "song_id": song.row["song_id"], "unusable": "", "failed": ""}
         with naming(song.row["song_id"]):
             try:
-                require_regular_file(song.path)
-                _require_unchanged(song)
-                sample = attempt(lambda: self._encoder.encode(song))
-                _require_unchanged(song)  # while it was read
+                sample = attempt(lambda: self._encode(song))
                 if isinstance(sample, Failure):
                     logger.error("%s: %s", song.row["song_id"], sample.traceback)
                     return summary | {"failed": sample.reason}
@@ -78,6 +75,13 @@ class EncodeWorker:
             except (AudioDecodeError, ShardError) as error:
                 return summary | {"unusable": str(error)}
         return summary
+
+    def _encode(self, song: SongToEncode) -> Sample:
+        require_regular_file(song.path)
+        _require_unchanged(song)
+        sample = self._encoder.encode(song)
+        _require_unchanged(song)  # while it was read
+        return sample
 
 
 def _require_unchanged(song: SongToEncode) -> None:
@@ -111,7 +115,7 @@ class Survey:
         if source.problem:
             raise AudioDecodeError(source.problem)
         duration_s = decode_audio(source.path).duration_s
-        text = decode_lyrics(lyrics_bytes(source))
+        text = decode_lyrics(lyrics_bytes(source), source.language)
         return song_from_raw(source, text, hash_file(source.path), duration_s, self._models)
 
 

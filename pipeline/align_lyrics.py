@@ -71,7 +71,7 @@ class AlignLyrics(Stage):
         """Align and check one song; see the class."""
         assert song.transcript is not None
         assert song.voice is not None
-        parsed = parse_lyrics(song.lyrics_text)
+        parsed = parse_lyrics(song.lyrics_text, title=song.title, artist=song.artist, language=song.language)
         song.dropped = [*parsed.dropped, *_drop_adlibs(parsed.lines)]
         song.header_labels = [header.label for header in parsed.headers]
         candidates = [_candidate(line, song.language) for line in parsed.lines]

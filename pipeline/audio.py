@@ -1,10 +1,7 @@
-"""Reading audio: any container that FFmpeg's libraries know, decoded by content and never by file name."""
+"""Reading audio: what music comes in, decoded by content and never by file name."""
 
-import hashlib
-import os
-import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,28 +11,25 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aif", ".aiff", ".wma"}
-)
+from pipeline.audio_file import AUDIO_SUFFIXES as AUDIO_SUFFIXES
+from pipeline.audio_file import AudioDecodeError as AudioDecodeError
+from pipeline.audio_file import AudioFile, decode_error, is_out_of_memory, open_audio, open_stream
+from pipeline.audio_file import hash_file as hash_file
+from pipeline.audio_file import require_regular_file as require_regular_file
+from pipeline.audio_headers import counted_duration_s, find_flac_streams, present_share, read_ogg_pages
+from pipeline.audio_losses import Losses
+from pipeline.audio_parts import MAX_DECODED_BYTES, Part, Parts
 
-# A file whose decoded length is this far below what its header promises has been cut.
-MIN_DECODED_FRACTION = 0.97
-MAX_SAMPLE_RATE_HZ = 768_000
 SPEECH_SAMPLE_RATE_HZ = 16_000  # of recognisers
+_MAX_READ_ERRORS_IN_ROW, _MAX_READ_ERRORS = 4, 100  # beyond them the demuxer does not find its way back
 _CANCELLED_POWER = 0.01  # of the first channel's: a mix 20 dB below it has cancelled out
-_BARE_FORMATS = ("mp3", "aac")
+_UNCOUNTED_FORMATS = ("mp3", "aac", "ac3", "amr", "dts", "eac3", "loas")  # frames without a header before them
+_CLAMPED_FORMATS = ("wav", "w64", "caf")  # FFmpeg takes the length of what is there for the length that was promised
 _SAME_BIT_RATE = 0.01
-_HASH_CHUNK_BYTES = 1 << 20
 # Long files are taken in blocks, so that beside the samples themselves no second copy of a song is in memory.
 BLOCK_SAMPLES = 1 << 20  # 22 s at 48 kHz
-# Above 32 MiB the C library gives memory back to the system as soon as it is freed.
-_DECODED_BLOCK_BYTES = 64 << 20
 
 Audio = NDArray[np.float32]  # [C, L], full scale = 1.0
-
-
-class AudioDecodeError(ValueError):
-    """A file that holds no audio that can be used: it goes to quarantine with this message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,140 +38,193 @@ class DecodedAudio:
 
     samples: Audio
     sample_rate: int
-    source_channels: int
+    source_channels: int  # the most that any part of the file has
     declared_s: float | None = None  # length that the header promises; None where it says nothing
+    changes: int = 0  # how often rate, channels or sample format change in mid-stream
+    lost_s: float = 0.0  # of audio that is missing or could not be decoded
+    junk_bytes: int = 0  # that could not be decoded, between or after the frames
+    has_end: bool = True  # False for an Ogg file whose last page does not say that it is the last one
 
     @property
     def duration_s(self) -> float:
         """Length in seconds."""
         return float(self.samples.shape[1] / self.sample_rate)
 
-
-def require_regular_file(path: Path) -> None:
-    """Raise AudioDecodeError unless `path` leads to a readable, non-empty regular file (a pipe would block us)."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise AudioDecodeError(f"cannot be opened: {getattr(error, 'strerror', error)}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise AudioDecodeError("not a regular file")
-    if status.st_size == 0:
-        raise AudioDecodeError("file is empty")
-    if not os.access(path, os.R_OK):
-        raise AudioDecodeError("no permission to read")
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know of a file that could be used all the same."""
+        claims = {
+            f"format_change: {self.changes} in mid-stream": self.changes > 0,
+            f"damaged: {self.lost_s:.2f} s of audio lost": self.lost_s > 0,
+            f"junk: {self.junk_bytes} bytes that are no audio": self.junk_bytes > 0,
+            "no_end_mark: the file may have been cut": not self.has_end,
+        }
+        return [text for text, holds in claims.items() if holds]
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _open_stream(path: Path) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
-    require_regular_file(path)
-    # The "file:" prefix keeps FFmpeg from reading a name such as "concat:..." or "-x" as a protocol or an option.
-    try:
-        container = av.open(f"file:{path.resolve()}", mode="r", metadata_errors="ignore")
-    except (av.FFmpegError, OSError) as error:
-        raise AudioDecodeError(f"no known audio format: {error.strerror or error}") from error
-    with container:
-        if not container.streams.audio:
-            raise AudioDecodeError("no audio stream in the file")
-        stream = container.streams.audio[0]
-        if stream.codec_context is None:
-            raise AudioDecodeError("audio stream of an unknown codec")
-        if not 0 < (stream.rate or 0) <= MAX_SAMPLE_RATE_HZ:
-            raise AudioDecodeError(f"sample rate {stream.rate} Hz, expected 1 to {MAX_SAMPLE_RATE_HZ}")
-        yield container, stream
-
-
-def _declared_duration_s(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+def _declared_duration_s(
+    container: av.container.InputContainer, stream: av.AudioStream, counted_s: float | None
+) -> float | None:
     """Return the length that the header promises, None where it says nothing.
 
     A bare stream (MP3 without a Xing header, AAC) has no length: FFmpeg guesses one from the bit rate of its first
-    frames, with a variable rate far off. Then the rates of file and stream agree; those of a cut file do not.
+    frames, with a variable rate far off. For an MP3 the rates of file and stream agree then.
     """
-    if container.format.name in _BARE_FORMATS and stream.bit_rate:
-        if abs(container.bit_rate - stream.bit_rate) < _SAME_BIT_RATE * stream.bit_rate:
-            return None
+    if container.format.name in _CLAMPED_FORMATS:
+        return None
+    if container.format.name in _UNCOUNTED_FORMATS:
+        is_guess = abs(container.bit_rate - (stream.bit_rate or 0)) < _SAME_BIT_RATE * container.bit_rate
+        if container.format.name != "mp3" or counted_s is not None or is_guess:
+            return counted_s
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
 
 
-def decode_audio(path: Path, *, max_duration_s: float = 3_600.0) -> DecodedAudio:
+def decode_audio(source: Path | AudioFile, *, max_duration_s: float = 3_600.0) -> DecodedAudio:
     """Decode the first audio stream of a file at its own sample rate.
 
+    Where rate or channels change in mid-stream, everything gets the rate of the longest part, and two channels if any
+    part has more than one. Frames that cannot be decoded are left out and counted.
+
     Args:
-        path: any file; the content decides the format, not the suffix.
+        source: any file; the content decides the format, not the suffix.
         max_duration_s: decoding stops with an error beyond this length, so that memory stays bounded.
 
     Raises:
-        AudioDecodeError: unreadable, cut, empty, too long or with samples that are not finite.
+        AudioDecodeError: unreadable, empty, cut, damaged (bounds in audio_losses.py), longer than `max_duration_s`,
+            larger than `MAX_DECODED_BYTES`, or with samples that are not finite.
+        MachineReadError: the file cannot be read here and now.
     """
-    blocks = _Blocks()
-    with _open_stream(path) as (container, stream):
-        channels = stream.channels
-        sample_rate = int(stream.rate)
-        declared_s = _declared_duration_s(container, stream)
-        resampler = av.AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=sample_rate)
-        try:
-            for frame in container.decode(stream):
-                for part in resampler.resample(frame):
-                    blocks.add(part.to_ndarray())
-                if blocks.num_samples > max_duration_s * sample_rate:
-                    raise AudioDecodeError(f"longer than {max_duration_s:g} s")
-            for part in resampler.resample(None):
-                blocks.add(part.to_ndarray())
-        except (av.FFmpegError, OSError) as error:
-            raise AudioDecodeError(
-                f"decoding failed after {blocks.num_samples / sample_rate:.2f} s: {error.strerror or error}"
-            ) from error
-    if not blocks.num_samples:
-        raise AudioDecodeError("no audio could be decoded")
-    samples = blocks.join()
-    decoded_s = samples.shape[1] / sample_rate
-    if declared_s is not None and decoded_s < MIN_DECODED_FRACTION * declared_s - 0.1:
-        raise AudioDecodeError(f"cut: the header promises {declared_s:.2f} s, {decoded_s:.2f} s could be decoded")
+    if isinstance(source, AudioFile):
+        return _decode(source, max_duration_s)
+    with open_audio(source) as file:
+        return _decode(file, max_duration_s)
+
+
+def _decode(file: AudioFile, max_duration_s: float) -> DecodedAudio:
+    ogg = read_ogg_pages(file)
+    share = None if ogg else present_share(file)
+    counted_s = None if ogg else counted_duration_s(file)
+    file.raise_fault()
+    streams: Sequence[tuple[int, int]] = ogg.links if ogg else [(0, file.num_bytes)]
+    parts, losses, format_name = _decode_streams(file, streams, share, counted_s, max_duration_s)
+    if format_name == "flac" and parts.changes:  # FFmpeg finds frames twice where one FLAC file follows another
+        streams = find_flac_streams(file)
+        parts, losses, _ = _decode_streams(file, streams, share, counted_s, max_duration_s)
+    changes = parts.changes
+    samples, sample_rate = _join(parts.finish())
+    losses.judge()
     if not all(np.isfinite(block).all() for block in iterate_blocks(samples)):
         raise AudioDecodeError("samples that are not finite (NaN or infinity)")
-    return DecodedAudio(samples, sample_rate, channels, declared_s)
+    return DecodedAudio(
+        samples,
+        sample_rate,
+        parts.source_channels,
+        losses.declared_s,
+        changes,
+        losses.lost_s(),
+        losses.junk_bytes,
+        ogg is None or ogg.has_end,
+    )
 
 
-class _Blocks:
-    """Joins decoded frames; at no time are there two copies of a long file."""
+def _decode_streams(
+    file: AudioFile,
+    streams: Sequence[tuple[int, int]],
+    share: float | None,
+    counted_s: float | None,
+    max_duration_s: float,
+) -> tuple[Parts, Losses, str]:
+    """Decode one or more streams that follow each other in a file, and return the name of the format as well.
 
-    def __init__(self) -> None:
-        self.num_samples = 0
-        self._frames: list[Audio] = []
-        self._frame_bytes = 0
-        self._blocks: list[Audio] = []
+    Args:
+        file: the open file.
+        streams: first byte and byte after the last of each.
+        share: see `present_share`.
+        counted_s: see `counted_duration_s`.
+        max_duration_s: of all together.
+    """
+    parts, losses, format_name = Parts(file.num_bytes, max_duration_s), Losses(), ""
+    for number, (start, end) in enumerate(streams):
+        file.select(start, end)
+        with ExitStack() as stack:
+            try:
+                container, stream = stack.enter_context(open_stream(file))
+            except AudioDecodeError:
+                if number == 0:
+                    raise
+                losses.add_undecoded(end - start)  # other streams may be whole
+                continue
+            format_name = container.format.name
+            declared_s = _declared_duration_s(container, stream, counted_s)
+            parts.check_size(int((declared_s or 0.0) * stream.rate), stream.rate, stream.channels)
+            losses.begin(is_lossless=stream.codec_context.codec.lossless)
+            time_base, last_part = float(stream.time_base or 0), 0
+            for frame in _read_frames(file, container, stream, losses):
+                parts.add(frame)
+                last_part = last_part or len(parts)
+                has_clock = frame.pts is not None and len(parts) == last_part  # FFmpeg counts on at the old rate
+                losses.add_frame(frame.pts * time_base if has_clock else None, frame.samples / frame.sample_rate)
+            file.raise_fault()
+            losses.end(declared_s, share, may_end_in_junk=format_name in _UNCOUNTED_FORMATS)
+    return parts, losses, format_name
 
-    def add(self, frame: Audio) -> None:
-        """Append samples [C, L] of the type that decoding gives."""
-        self._frames.append(frame)
-        self.num_samples += frame.shape[1]
-        self._frame_bytes += frame.nbytes
-        if self._frame_bytes >= _DECODED_BLOCK_BYTES:
-            self._close_block()
 
-    def _close_block(self) -> None:
-        if self._frames:
-            self._blocks.append(np.concatenate(self._frames, axis=1).astype(np.float32, copy=False))
-        self._frames, self._frame_bytes = [], 0
+def _read_frames(
+    file: AudioFile, container: av.container.InputContainer, stream: av.AudioStream, losses: Losses
+) -> Iterator[av.AudioFrame]:
+    """Yield the frames that can be decoded and count the bytes of those that cannot."""
+    num_errors = num_errors_in_row = 0
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:
+            num_errors, num_errors_in_row = num_errors + 1, num_errors_in_row + 1
+            if is_out_of_memory(error):
+                raise decode_error(error, file, "cannot be read") from error
+            if num_errors_in_row == _MAX_READ_ERRORS_IN_ROW or num_errors == _MAX_READ_ERRORS:
+                yield from stream.decode(None)
+                return
+            packets = container.demux(stream)
+            continue
+        if packet is None:
+            return
+        num_errors_in_row = 0
+        try:
+            frames = packet.decode()
+        except (av.FFmpegError, OSError) as error:
+            if is_out_of_memory(error):
+                raise decode_error(error, file, "cannot be decoded") from error
+            losses.add_undecoded(packet.size)
+            continue
+        yield from frames
 
-    def join(self) -> Audio:
-        """Return everything as float32 [C, L] and forget it."""
-        self._close_block()
-        if len(self._blocks) == 1:
-            return self._blocks.pop()
-        blocks, self._blocks = self._blocks[::-1], []
-        samples = np.empty((len(blocks[0]), self.num_samples), np.float32)
-        return fill(samples, (blocks.pop() for _ in range(len(blocks))))
+
+def _join(parts: list[Part]) -> tuple[Audio, int]:
+    """Return all parts as float32 [C, L] at the rate of the longest one, with that rate in Hz."""
+    longest = max(parts, key=lambda part: part.num_samples / part.sample_rate)
+    sample_rate, num_channels = longest.sample_rate, max(part.num_channels for part in parts)
+    lengths = [round(part.num_samples * sample_rate / part.sample_rate) for part in parts]
+    if sum(lengths) * num_channels * 4 > MAX_DECODED_BYTES:
+        raise AudioDecodeError(f"more than {MAX_DECODED_BYTES >> 20} MiB of samples in {len(lengths)} formats")
+    taken = [part.take() for part in parts]
+    if len(taken) == len(taken[0]) == 1:
+        return taken[0].pop(), sample_rate
+    samples, place = np.empty((num_channels, sum(lengths)), np.float32), 0
+    for part, blocks, length in zip(parts, taken, lengths, strict=True):
+        target = samples[:, place : place + length]
+        fill(target, resample_blocks(_widen(blocks, num_channels), part.sample_rate, sample_rate))
+        place += length
+    return samples, sample_rate
+
+
+def _widen(blocks: list[Audio], num_channels: int) -> Iterator[Audio]:
+    """Take blocks [1 or 2, n] from the end of a list; mono ones are repeated where two channels are wanted."""
+    while blocks:
+        block = blocks.pop()
+        yield np.repeat(block, num_channels, axis=0) if len(block) < num_channels else block
 
 
 def iterate_blocks(samples: Audio, size: int = BLOCK_SAMPLES) -> Iterator[Audio]:

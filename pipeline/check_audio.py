@@ -39,7 +39,7 @@ ONE_CHANNEL_DB = 40.0
 SILENT_RMS_DBFS = -100.0  # a channel below it has no phase
 MONO_SIDE_DB = -40.0  # level of (left - right) over that of (left + right)
 ANTIPHASE_CORRELATION = -0.5
-DURATION_TOLERANCE = 0.03  # decoded length against the header's; shorter is a cut file, see pipeline/audio.py
+DURATION_TOLERANCE = 0.03  # by which the decoded length passes the header's; shorter: pipeline/audio_losses.py
 _FFT_SIZE = 4096
 _FRAMES_AT_ONCE = 400
 
@@ -49,14 +49,13 @@ class CheckAudio(Stage):
 
     Reads:  song.path
     Adds:   song.mix (float32 [C, L] at the file's own rate), sample_rate, channels, duration_s, landmarks, metrics,
-
-    Warnings:
+            warnings (those of find_warnings and DecodedAudio, and "header_duration")
     Drops:  "too_short", "too_long", "silent", "clipped"
-    Raises: AudioDecodeError for files that hold no usable audio (quarantine)
+    Raises: AudioDecodeError for files that hold no usable audio (quarantine), MachineReadError (tried again)
     """
 
     name: ClassVar[str] = "check_audio"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -85,7 +84,7 @@ class CheckAudio(Stage):
             )
         song.metrics.update(measure_audio(song.mix, song.sample_rate))
         song.landmarks = fingerprint_audio(to_mono(song.mix), song.sample_rate)
-        song.warnings += find_warnings(song.metrics, song.sample_rate)
+        song.warnings += find_warnings(song.metrics, song.sample_rate) + decoded.warnings
         if decoded.declared_s is not None and song.duration_s > (1 + DURATION_TOLERANCE) * decoded.declared_s + 0.1:
             song.warnings.append("header_duration")
         limit = self.config.max_clipped_share
@@ -99,11 +98,11 @@ class ReadAudio(Stage):
 
     Reads:  song.path
     Adds:   song.mix (float32 [C, L] at the file's own rate), sample_rate, channels, duration_s
-    Raises: AudioDecodeError for files that hold no usable audio (quarantine)
+    Raises: AudioDecodeError for files that hold no usable audio (quarantine), MachineReadError (tried again)
     """
 
     name: ClassVar[str] = "read_audio"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def process(self, song: Song) -> Song | Drop:
         """Decode one song; see the class."""

@@ -23,7 +23,7 @@ from pipeline.clean_folder import (
 )
 from pipeline.inputs import SongInput
 from pipeline.label_sections import LabelSections
-from pipeline.lyrics_encoding import LyricsError, decode_lyrics, read_lyrics_bytes
+from pipeline.lyrics_encoding import LyricsError, read_lyrics_bytes, read_text
 from pipeline.model_files.fingerprint import fingerprint_model
 from pipeline.model_files.profiles import Profile, locate_models
 from pipeline.separate_vocals import SeparateVocals
@@ -151,7 +151,9 @@ def start_song(source: SongInput, sha256: str) -> Song:
         sha256=sha256,
     )
     try:
-        song.lyrics_text = decode_lyrics(lyrics_bytes(source))
+        read = read_text(lyrics_bytes(source), source.language)
+        song.lyrics_text = read.text
+        song.warnings += read.warnings
     except LyricsError as error:
         song.warnings.append(f"lyrics not readable: {error}")
     return song

@@ -1,27 +1,28 @@
 """Which songs there are: a folder tree of audio with lyrics beside it, or a manifest."""
 
-import csv
-import json
+import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
+from urllib.parse import unquote
 
 from pipeline.audio import AUDIO_SUFFIXES
+from pipeline.language_names import UnknownLanguageError, language_code
+from pipeline.manifest import MANIFEST_SUFFIXES as MANIFEST_SUFFIXES
+from pipeline.manifest import ManifestRow, read_manifest
+from pipeline.manifest_columns import MANIFEST_COLUMNS as MANIFEST_COLUMNS
+from pipeline.manifest_columns import InputError as InputError
+
+logger = logging.getLogger(__name__)
 
 LYRICS_SUFFIXES = (".lrc", ".txt")
 LYRICS_STEMS = ("lyrics", "lyric")
 MAX_PATH_BYTES = 1_024  # file systems allow 255 a name; a path beyond this is a mistake
-MANIFEST_SUFFIXES = (".jsonl", ".csv", ".parquet")
-MANIFEST_COLUMNS = ("audio", "lyrics", "lyrics_path", "song_id", "language", "title", "artist")
-
-
-class InputError(ValueError):
-    """An input folder or manifest that cannot be used at all."""
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_WINDOWS_ROOT = re.compile(r"[a-zA-Z]:[\\/]|\\\\")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class SongInput:
     audio: str  # relative to the input folder
     lyrics_path: Path | None = None
     lyrics_text: str | None = None  # from a manifest
-    language: str = ""
+    language: str = ""  # ISO 639-1
     title: str = ""
     artist: str = ""
     problem: str = ""  # why it goes to quarantine without a look at its content
@@ -60,6 +61,7 @@ def find_songs(source: Path) -> list[SongInput]:
 
 def _scan_folder(root: Path) -> list[SongInput]:
     found: list[tuple[Path, list[str]]] = []
+    passed_over: Counter[str] = Counter()
     visited: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         status = os.stat(folder)
@@ -70,6 +72,12 @@ def _scan_folder(root: Path) -> list[SongInput]:
         subfolders.sort()
         audio = sorted(name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES)
         found += [(Path(folder) / name, names if len(audio) == 1 else []) for name in audio]
+        passed_over.update(Path(name).suffix.lower() or "no suffix" for name in names)
+    for suffix in (*AUDIO_SUFFIXES, *LYRICS_SUFFIXES):
+        del passed_over[suffix]
+    if passed_over:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(20))
+        logger.info("%s: passed over, neither audio nor lyrics by their names: %s", root, counts)
     names_of_songs = Counter(str(path.relative_to(root).with_suffix("")) for path, _ in found)
     names_of_songs.update(str(path.relative_to(root)) for path, _ in found)
     songs = []
@@ -105,41 +113,54 @@ def _checked(song: SongInput) -> SongInput:
 
 
 def _read_manifest(path: Path) -> Iterator[SongInput]:
-    seen: set[str] = set()
     root = path.parent.resolve()
-    for number, row in enumerate(_manifest_rows(path), 1):
-        where = f"{path}: row {number}"
-        audio = row.get("audio")
-        if not isinstance(audio, str) or not audio:
-            raise InputError(f"{where}: no 'audio'; a manifest has the columns {', '.join(MANIFEST_COLUMNS)}")
-        for name in MANIFEST_COLUMNS:
-            if not isinstance(row.get(name), str | int | None):
-                raise InputError(f"{where}: {name!r} is a {type(row[name]).__name__}, expected text")
-            if isinstance(row.get(name), str):  # half an emoji cannot be written to any output
-                row[name] = row[name].encode("utf-8", "replace").decode()
-        target = _inside(root, audio, where)
-        song_id = str(row.get("song_id") or Path(os.path.relpath(target, root)).with_suffix(""))
-        if song_id in seen:
-            raise InputError(f"{where}: song_id {song_id!r} stands there twice; every song needs its own")
-        seen.add(song_id)
-        lyrics = row.get("lyrics")
-        lyrics_path = row.get("lyrics_path")
-        yield SongInput(
-            song_id,
-            target,
-            os.path.relpath(target, root),
-            _inside(root, str(lyrics_path), where) if lyrics_path else (None if lyrics else _lyrics_beside(target, [])),
-            str(lyrics) if lyrics else None,
-            str(row.get("language") or ""),
-            str(row.get("title") or ""),
-            str(row.get("artist") or ""),
-        )
+    seen: dict[str, str] = {}
+    for row in read_manifest(path):
+        song = _song_of_row(root, row)
+        if earlier := seen.get(song.song_id):
+            first = earlier.removeprefix(f"{path}: ")
+            raise InputError(
+                f"{row.where}: song_id {song.song_id[:80]!r} stands there twice, first in {first}; every song needs "
+                "its own"
+            )
+        seen[song.song_id] = row.where
+        yield song
+
+
+def _song_of_row(root: Path, row: ManifestRow) -> SongInput:
+    values = row.values
+    target = _inside(root, values["audio"], row.where)
+    lyrics, lyrics_path = values.get("lyrics"), None
+    if "lyrics_path" in values:
+        lyrics_path = _inside(root, values["lyrics_path"], row.where)
+    elif lyrics is None and not row.problem:
+        lyrics_path = _lyrics_beside(target, [])
+    try:
+        language = language_code(values.get("language", ""))
+    except UnknownLanguageError as error:
+        raise InputError(f"{row.where}: {error}") from error
+    audio = os.path.relpath(target, root)
+    return SongInput(
+        song_id=values.get("song_id") or str(Path(audio).with_suffix("")),
+        path=target,
+        audio=audio,
+        lyrics_path=lyrics_path,
+        lyrics_text=lyrics,
+        language=language,
+        title=values.get("title", ""),
+        artist=values.get("artist", ""),
+        problem=row.problem,
+    )
 
 
 def _inside(root: Path, name: str, where: str) -> Path:
-    target = Path(os.path.normpath(root / name))
+    """Return the file that a manifest names: relative to its folder, absolute within it, or as a file:// address."""
+    local = _local_name(root, name, where)
+    target = Path(os.path.normpath(root / local))
     if target == root or len(os.fsencode(name)) > MAX_PATH_BYTES or "\0" in name:
         raise InputError(f"{where}: {name[:80]!r} names no file")
+    if not target.is_relative_to(root) and os.path.isabs(local):  # the same folder by another name
+        target = Path(os.path.realpath(target.parent)) / target.name
     if not target.is_relative_to(root):
         raise InputError(
             f"{where}: {name!r} lies outside the manifest's folder {root}; move the manifest above its audio"
@@ -147,22 +168,16 @@ def _inside(root: Path, name: str, where: str) -> Path:
     return target
 
 
-def _manifest_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        if path.suffix.lower() == ".parquet":
-            yield from pq.read_table(path).to_pylist()
-        elif path.suffix.lower() == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                yield from csv.DictReader(stream)
-        else:
-            with path.open(encoding="utf-8-sig") as stream:
-                for number, line in enumerate(stream, 1):
-                    if line.strip():
-                        row = json.loads(line)
-                        if not isinstance(row, dict):
-                            raise InputError(f"{path}: row {number} is {type(row).__name__}, expected an object")
-                        yield row
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read as a manifest: {error}") from error
+def _local_name(root: Path, name: str, where: str) -> str:
+    """Return a name as this system writes it."""
+    if _ADDRESS.match(name):
+        scheme, _, rest = name.partition("://")
+        host, slash, local = rest.partition("/")
+        if scheme.lower() == "file" and host.lower() in ("", "localhost"):
+            return slash + unquote(local)
+        raise InputError(f"{where}: {name[:80]!r} is an address; download the file and name it")
+    if "\\" not in name and name[1:2] != ":" or os.path.lexists(root / name):
+        return name
+    if _WINDOWS_ROOT.match(name):
+        raise InputError(f"{where}: {name[:80]!r} is a path of Windows; write it relative to the manifest's folder")
+    return name.replace("\\", "/")

@@ -1,4 +1,4 @@
-"""Lyrics as the web gives them to clean lines: plain text, LRC, SRT, SongBloom's and other systems' tags.
+"""Lyrics as the web gives them to clean lines: plain text, LRC, subtitles, karaoke, transcripts, other systems' tags.
 
 Every input line ends as a lyric line, as a section header or as a dropped line with its reason. Nothing here hears the
 song: repeats that are written short are spelled out and marked, copies are marked, ad-libs are kept apart, and the
@@ -6,55 +6,74 @@ audio decides later.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache, partial
+from itertools import islice
 from typing import Literal, get_args
 
-from pipeline.lyrics_bilingual import find_translations
+from pipeline.lyrics_bilingual import find_translations, split_sides
 from pipeline.lyrics_headers import match_header, match_repeat, split_count
 from pipeline.lyrics_metadata import (
     MetadataReason,
     classify_metadata,
     find_names,
     fold_name,
+    is_known_tag,
+    is_name_head,
     is_title_line,
     looks_like_title_line,
+    may_be_title_line,
 )
 from pipeline.lyrics_page import split_line
+from pipeline.lyrics_plain import is_plain
 from pipeline.lyrics_repeats import Block, Token, build_blocks, order_by_time
-from pipeline.lyrics_stamps import StampedLine, read_stamps
+from pipeline.lyrics_simple import Known, parse_simple
+from pipeline.lyrics_singers import split_singer
+from pipeline.lyrics_source import read_source
+from pipeline.lyrics_stamps import StampedLine
 from pipeline.lyrics_text import (
     HAN,
     fix_case,
     is_chinese,
+    is_same_line,
     normalize_word,
     simplify,
     split_adlibs,
     split_words,
     strip_marks,
+    tidy_line,
 )
+from pipeline.parsed_lyrics import LyricHeader, LyricLine, ParsedLyrics
 from pipeline.song import DroppedLine
+from pipeline.text_language import stated_language
 from shards.schema import VOCAL_LABELS
 
 __all__ = ["DROP_REASONS", "LyricHeader", "LyricLine", "ParsedLyrics", "normalize_word", "parse_lyrics", "split_words"]
 
 MAX_LINE_CHARS = 500  # a sung line has under 150
+MAX_SHORT_CHARS = 200  # of lines that are looked up among those split already; tags are shorter
 MAX_INPUT_LINES = 5000  # blank lines, stamps and credits too
 MAX_LINES = 1000  # after repeats are spelled out; the longest songs have about 250
 MAX_TITLE_TIME_S = 0.5  # LRC writers stamp "Title - Artist" with 0
 
 DropReason = (
-    MetadataReason | Literal["timestamp", "repeat", "direction", "symbols", "translation", "too_long", "too_many"]
+    MetadataReason
+    | Literal[
+        "timestamp",
+        "repeat",
+        "direction",
+        "symbols",
+        "translation",
+        "romanisation",
+        "duplicate",
+        "too_long",
+        "too_many",
+    ]
 )
 DROP_REASONS: tuple[str, ...] = (*get_args(MetadataReason), *get_args(get_args(DropReason)[1]))
 
 _ASIDE = re.compile(r"\[[^\[\]]*\]|【[^【】]*】|\{[^{}]*\}")
-_PERFORMER = re.compile(  # with a colon at the start of a line, in parentheses anywhere
-    r"^\(?(?:both|all|together|male|female|boys?|girls?|man|woman|men|women|him|her|he|she|group|choir|duet|solo|everyone|"
-    r"男|女|合|合唱|男女|齐|众|对白|白|旁白|rap)\)?\s*:\s*|\((?:both|all|together|male|female|男|女|合|男女|齐|众)\)\s*",
-    re.IGNORECASE,
-)
 _PERFORMER_ALONE = re.compile(
     r"(?!(?i:oh|hey|yeah|baby|darling|listen|remember|because|and|but|so|well|please|say|said|sing|tonight)\b)"
     r"(?:[A-Z][\w.']*(?:\s+(?:&|and|[A-Z][\w.']*)){0,4}|\S{1,4})\s*:"
@@ -66,51 +85,6 @@ _SOUND = re.compile(
 )
 _HEADING = re.compile(r'[#"“].+[^#]')  # of a page, before the first section
 _INSTRUMENTAL = re.compile(r"纯音乐|\binstrumental\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LyricLine:
-    """One line to sing, as given; whether it is sung is for the audio to say."""
-
-    text: str  # without ad-libs, unless the line is nothing but one
-    full_text: str  # with them in their place
-    section: str | None  # label of its header, None before the first
-    section_index: int  # into ParsedLyrics.headers; -1 before the first
-    time_s: float | None  # LRC or SRT stamp, offset applied
-    raw: str
-    line_number: int  # of the input line, from 1
-    repeats: int = 1  # how often the input says it is sung here; each further time is a line of its own
-    edit: Literal["kept", "expanded"] = "kept"  # expanded: from "(x2)", "Repeat chorus", a second stamp
-    adlibs: tuple[str, ...] = ()  # parts in parentheses
-    is_adlib: bool = False  # the whole line is in parentheses
-    is_copy: bool = False  # equal to the line before it in its section
-    is_doubtful: bool = False  # reads like "Title - Artist", without proof
-    stanza: int = 0  # lines between blank lines or headers share one; a hint at sections where headers are missing
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LyricHeader:
-    """A section header; expanded ones stand for repeats."""
-
-    label: str
-    name: str  # tells "prechorus" from "verse"
-    raw: str
-    time_s: float | None
-    line_number: int
-    number: int | None = None  # 2 in "Verse 2"
-    edit: Literal["kept", "expanded"] = "kept"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ParsedLyrics:
-    """What one lyrics file says."""
-
-    lines: tuple[LyricLine, ...]
-    headers: tuple[LyricHeader, ...]
-    dropped: tuple[DroppedLine, ...]
-    has_times: bool
-    has_headers: bool
-    is_marked_instrumental: bool  # no lines, and the file says so
 
 
 def parse_lyrics(
@@ -125,27 +99,45 @@ def parse_lyrics(
     """Clean decoded lyrics.
 
     Args:
-        text: what pipeline.lyrics_encoding.decode_lyrics returned.
+        text: what pipeline.lyrics_encoding.decode_lyrics returned, in any format that pipeline.lyrics_source knows.
         title: of the song, if known: proof that a "Title - Artist" line is one.
         artist: likewise.
-        language: ISO 639-1, if known; guards rules that hold for one language.
+        language: of the singing, if known, as a manifest or a tag names it: which of two languages in the file is
+            sung; guards rules that hold for one language. What the file itself states is used where it is None.
         keep_traditional: leave traditional Chinese as it is.
         keep_case: leave wrong capitals as they are; some formats mean loudness by them.
     """
-    tokens, dropped, names = _classify(text)
-    names |= {fold_name(name) for name in (title, artist) if name}
-    tokens, titles = _split_titles(tokens, names)
-    translations = find_translations(tokens, language)
-    kept = [_strip_performer(token, names) for index, token in enumerate(tokens) if index not in translations]
+    known = Known(title=title, artist=artist, language=language)
+    finish = partial(_finish_line, language=stated_language(language) or None, keep_case=keep_case)
+    simple = parse_simple(text, known, _classify_text, finish, keep_traditional=keep_traditional, keep_case=keep_case)
+    return simple or _parse(text, known, keep_traditional=keep_traditional, keep_case=keep_case)
+
+
+def _parse(text: str, known: Known, *, keep_traditional: bool, keep_case: bool) -> ParsedLyrics:
+    """Clean lyrics of any kind; see parse_lyrics."""
+    title, artist, language = known.title, known.artist, known.language
+    source = read_source(text)
+    stated = stated_language(source.language)
+    sung = stated_language(language) or stated or None
+    tokens, dropped, names = _classify(source.lines)
+    own_names = [name for name in (title, artist, source.title, source.artist) if name]
+    names |= {fold_name(name) for name in own_names}
+    tokens, titles = _split_titles(tokens, names, {fold_name(name) for name in (title, artist) if name})
+    tokens = split_sides(tokens)
+    read = find_translations(tokens, sung, own_names)
+    kept = [token for index, token in enumerate(tokens) if index not in read] if read else tokens
+    if ":" in text:
+        kept = [_strip_performer(token, names) if ":" in token.text else token for token in kept]
     blocks, excess = build_blocks(order_by_time(kept), MAX_LINES)
     dropped += [_drop(token, "metadata") for token in titles]
-    dropped += [_drop(tokens[index], "translation") for index in sorted(translations)]
+    dropped += [_drop(tokens[index], reason) for index, reason in sorted(read.items())]
     dropped += [_drop(token, "too_many") for token in excess]
-    lyrics = "\n".join(line.text for block in blocks for line in block.lines)
-    simplifies = not keep_traditional and language in (None, "zh") and is_chinese(lyrics)
-    lines, headers = _finish(
-        blocks, partial(_finish_line, language=language, simplifies=simplifies, keep_case=keep_case)
-    )
+    lyrics = "" if text.isascii() else "\n".join(line.text for block in blocks for line in block.lines)
+    if not keep_traditional and sung in (None, "zh") and is_chinese(lyrics):
+        simple = iter(simplify(lyrics).split("\n"))
+        for block in blocks:
+            block.lines = [token._replace(text=next(simple)) for token in block.lines]
+    lines, headers = _finish(blocks, partial(_finish_line, language=sung, keep_case=keep_case))
     return ParsedLyrics(
         lines=tuple(lines),
         headers=tuple(headers),
@@ -153,97 +145,168 @@ def parse_lyrics(
         has_times=any(line.time_s is not None for line in lines),
         has_headers=bool(headers),
         is_marked_instrumental=not lines and _INSTRUMENTAL.search(text) is not None,
+        format_name=source.format_name,
+        offset_s=source.offset_s,
+        title=source.title,
+        artist=source.artist,
+        language=stated,
     )
 
 
-def _classify(text: str) -> tuple[list[Token], list[DroppedLine], set[str]]:
+def _classify(lines: Iterable[StampedLine]) -> tuple[list[Token], list[DroppedLine], set[str]]:
     """Sort input lines into tokens and dropped lines; also return the names that the dropped ones mention."""
     tokens: list[Token] = []
     dropped: list[DroppedLine] = []
     names: set[str] = set()
     stanza = 0
-    for line_number, line in enumerate(read_stamps(text), start=1):
-        if line_number > MAX_INPUT_LINES:
-            dropped += [DroppedLine(line.raw.strip(), "too_many", line_number)] if line.raw.strip() else []
+    lasting = ""  # who sings until the next mark
+    plains: dict[str, bool] = {}  # choruses come again
+    for line in lines:
+        if line.line_number > MAX_INPUT_LINES:
+            dropped += [DroppedLine(line.raw.strip(), "too_many", line.line_number)] if line.raw.strip() else []
             continue
-        pieces = list(split_line(line.text))
+        if line.reason:
+            dropped += [DroppedLine(line.raw.strip(), line.reason, line.line_number)] if line.raw.strip() else []
+            names |= find_names(line.text) if line.reason == "metadata" else set()
+            continue
+        text = line.text
+        plain = plains.get(text)
+        if plain is None:
+            plain = plains[text] = len(text) <= MAX_LINE_CHARS and is_plain(text)
+        if plain:
+            words = text if text.isascii() else text.replace("\u2019", "'")
+            singer = line.singer or lasting
+            tokens.append(_make_plain_token(line, words, stanza, singer))
+            continue
+        if not line.text and not line.raw:
+            stanza += 1
+            tokens.append(Token(raw="", stanza=stanza, line_number=line.line_number))
+            continue
+        pieces = _split_short(text) if len(text) < MAX_SHORT_CHARS else tuple(split_line(text))
         for text_piece in pieces:
             raw = line.raw if len(pieces) == 1 else text_piece
-            found, drop = _classify_piece(replace(line, text=text_piece, raw=raw))
+            found, drop, mark = _classify_piece(
+                line if raw is line.raw and text_piece == line.text else _cut_out(line, text_piece, raw)
+            )
+            lasting = mark or lasting
             stanza += any(not token.is_lyric for token in found)
-            tokens += [replace(token, stanza=stanza, line_number=line_number) for token in found]
+            for token in found:
+                singer = token.singer or lasting if token.is_lyric else ""
+                tokens.append(token._replace(stanza=stanza, line_number=line.line_number, singer=singer))
             if drop is not None:
                 whole = raw.strip() if drop.text == text_piece else drop.text
-                dropped.append(DroppedLine(whole, drop.reason, line_number))
+                dropped.append(DroppedLine(whole, drop.reason, line.line_number))
                 names |= find_names(drop.text)
     return tokens, dropped, names
 
 
-def _classify_piece(piece: StampedLine) -> tuple[list[Token], DroppedLine | None]:
-    """Return the tokens that a piece stands for, and what of its text is not sung, if anything."""
+def _cut_out(line: StampedLine, text: str, raw: str) -> StampedLine:
+    """Return a tidy line, or one of its pieces, whose words nobody can time."""
+    return line._replace(text=text, raw=raw, words=line.words if raw is line.raw else ())
+
+
+def _classify_text(text: str) -> tuple[list[Token], DroppedLine | None] | None:
+    """Return what a line without stamps stands for and what of it is dropped; None where it is several pieces."""
+    pieces = _split_short(text) if len(text) < MAX_SHORT_CHARS else tuple(split_line(text))
+    if len(pieces) != 1:
+        return None
+    tokens, drop, mark = _classify_piece(StampedLine(raw=text, text=pieces[0]))
+    return None if mark else (tokens, drop)
+
+
+@lru_cache(maxsize=2000)  # headers are the same in many files
+def _split_short(text: str) -> tuple[str, ...]:
+    return tuple(split_line(text)) if text and not is_known_tag(text) else (text,)
+
+
+def _make_plain_token(line: StampedLine, text: str, stanza: int, singer: str) -> Token:
+    place = (line.line_number, line.end_s, line.words, singer)
+    return Token(line.raw, text, line.times_s, None, None, 1, False, False, stanza, *place, 0, True)
+
+
+def _classify_piece(piece: StampedLine) -> tuple[list[Token], DroppedLine | None, str]:
+    """Return the tokens that a piece stands for, what of its text is not sung, if anything, and a mark that lasts."""
     text, raw, times_s = piece.text, piece.raw, piece.times_s
     if not text:  # markup or a stamp alone parts stanzas as a blank line does
         reason: DropReason = "timestamp" if piece.is_stamp else "symbols"
         blank = [Token(raw=raw)] if times_s or not piece.is_stamp else []
-        return blank, DroppedLine(text, reason) if raw.strip() else None
+        return blank, DroppedLine(text, reason) if raw.strip() else None, ""
     if len(text) > MAX_LINE_CHARS:
-        return [], DroppedLine(text, "too_long")
+        return [], DroppedLine(text, "too_long"), ""
     if header := match_header(text):
-        token = Token(raw=raw, times_s=times_s[:1], header=replace(header, rest=""))
+        token = Token(raw=raw, times_s=times_s[:1], header=replace(header, rest="") if header.rest else header)
         if not header.rest:
-            return [token], None
-        rest, drop = _classify_piece(replace(piece, text=header.rest))
-        return [token, *rest], drop
-    if mark := match_repeat(text):
-        return [Token(raw=raw, times_s=times_s[:1], mark=mark)], DroppedLine(text, "repeat")
+            return [token], None, ""
+        rest, drop, mark = _classify_piece(piece._replace(text=header.rest))
+        return [token, *rest], drop, mark
+    if repeat := match_repeat(text):
+        return [Token(raw=raw, times_s=times_s[:1], mark=repeat)], DroppedLine(text, "repeat"), ""
     if metadata := classify_metadata(text):
-        return [], DroppedLine(text, metadata)
+        return [], DroppedLine(text, metadata), ""
     words = _ASIDE.sub(lambda aside: aside[0] if match_repeat(aside[0]) else " ", text)  # "[x2]" is for split_count
-    words, repeats = split_count(" ".join(_PERFORMER.sub("", words).split()))
+    words, singer, lasts = split_singer(words)
+    words, repeats = split_count(" ".join(words.split()))
     has_words = any(char.isalnum() for char in words)
     if _SOUND.fullmatch(text) or _PERFORMER_ALONE.fullmatch(words) or not has_words:
         if any(char.isalnum() for char in text):
-            return [], DroppedLine(text, "direction")
-        return [Token(raw=raw)], DroppedLine(text, "symbols")  # a bar parts stanzas, too
-    return [Token(raw=raw, text=words, times_s=times_s, repeats=repeats)], None
+            return [], DroppedLine(text, "direction"), ""
+        return [Token(raw=raw)], DroppedLine(text, "symbols"), ""  # a bar parts stanzas, too
+    token = Token(
+        raw=raw,
+        text=words,
+        times_s=times_s,
+        repeats=repeats,
+        end_s=piece.end_s,
+        words=piece.words,
+        singer=singer or piece.singer,
+    )
+    return [token], None, singer if lasts else ""
 
 
 def _strip_performer(token: Token, names: set[str]) -> Token:
     """Take a known name and its colon off a line: "Ada Merrow: we run"."""
     head, colon, words = token.text.partition(":")
-    return replace(token, text=words.strip()) if colon and words.strip() and fold_name(head) in names else token
+    is_mark = colon and words.strip() and any(map(str.isalpha, head)) and fold_name(head) in names
+    return token._replace(text=words.strip(), singer=token.singer or head.strip()) if is_mark else token
 
 
-def _split_titles(tokens: list[Token], names: set[str]) -> tuple[list[Token], list[Token]]:
+def _split_titles(tokens: list[Token], names: set[str], given_names: set[str]) -> tuple[list[Token], list[Token]]:
     """Take "Title - Artist" lines out; those without proof stay, marked as doubtful.
 
     Proof is a name known from elsewhere, or the form together with a place where nothing is sung (outside the vocal
-    sections, or at time 0); in Chinese, which has no spaced dashes, a single line of the form is enough.
+    sections, or at time 0); in Chinese, which has no spaced dashes, a single line of the form is enough. Of the first
+    two lines also one that is the given artist goes, or the given title with "lyrics" beside it.
     """
-    first = [index for index, token in enumerate(tokens) if token.is_lyric][:2]
-    num_dashed = sum(looks_like_title_line(token.text) for token in tokens)
+    first = list(islice((index for index, token in enumerate(tokens) if token.is_lyric), 2))
+    joined = {i for i, token in enumerate(tokens) if token.text and may_be_title_line(token.text)}
+    formed = {i for i in joined if looks_like_title_line(tokens[i].text)}
     has_headers = any(token.header for token in tokens)
     label: str | None = None
     kept: list[Token] = []
     titles: list[Token] = []
     for index, token in enumerate(tokens):
-        label = token.header.label if token.header else label
+        if token.header:
+            label = token.header.label
         is_outside = has_headers and label not in VOCAL_LABELS
+        if not token.is_lyric or not (is_outside or index in joined or index in first):
+            kept.append(token)
+            continue
         is_early = index in first and token.time_s is not None and token.time_s <= MAX_TITLE_TIME_S
-        has_form = looks_like_title_line(token.text)
-        is_known_name = fold_name(token.text) in names and (is_outside or is_early)
-        is_only = num_dashed == 1 and HAN.search(token.text) is not None
+        has_form = index in formed
+        is_known_name = (is_outside or is_early) and fold_name(token.text) in names
+        is_head = index in first and is_name_head(token.text, given_names, is_first=index == first[0])
+        is_only = has_form and len(formed) == 1 and HAN.search(token.text) is not None
         is_heading = index in first and has_headers and label is None and _HEADING.fullmatch(token.raw.strip())
         is_placed = is_heading or has_form and (is_outside or is_early or is_only)
-        if token.is_lyric and (is_title_line(token.text, names) or is_known_name or is_placed):
+        if is_placed or is_known_name or is_head or (index in joined and is_title_line(token.text, names)):
             titles.append(token)
         else:
-            kept.append(replace(token, is_doubtful=has_form))
+            kept.append(token._replace(is_doubtful=True) if has_form else token)
     return kept, titles
 
 
 def _finish(
-    blocks: list[Block], finish_line: Callable[[Token, str | None, int], LyricLine]
+    blocks: list[Block], finish_line: Callable[[Token, str | None, int, int, str], LyricLine]
 ) -> tuple[list[LyricLine], list[LyricHeader]]:
     """Write the lines and headers of the spelled-out sections."""
     lines: list[LyricLine] = []
@@ -269,37 +332,71 @@ def _finish(
             label = header.label
         before = ""
         for token in block.lines:
-            line = finish_line(token, label, len(headers) - 1)
-            folded = " ".join(map(normalize_word, split_words(line.text)))
-            stanza += token.stanza != last_stanza
-            lines.append(replace(line, stanza=stanza, is_copy=folded == before and not token.is_expanded))
-            before, last_stanza = folded, token.stanza
+            line = finish_line(token, label, len(headers) - 1, stanza + (token.stanza != last_stanza), before)
+            stanza, last_stanza, before = line.stanza, token.stanza, line.text
+            lines.append(line)
     return lines, headers
 
 
 def _finish_line(
-    token: Token, label: str | None, section_index: int, *, language: str | None, simplifies: bool, keep_case: bool
+    token: Token,
+    label: str | None,
+    section_index: int,
+    stanza: int,
+    before: str,
+    *,
+    language: str | None,
+    keep_case: bool,
 ) -> LyricLine:
-    def mend_case(text: str) -> str:
-        return text if keep_case else fix_case(text, language)
-
-    text = simplify(token.text) if simplifies else token.text
-    words, adlibs = split_adlibs(text)
+    """Write one line; `before` is the line before it in its section."""
+    text = token.text
+    adlibs: tuple[str, ...] = ()
+    if token.is_plain:
+        words = full_text = text.rstrip(" ,.")
+    else:
+        words, adlibs = split_adlibs(text)
+        full_text = strip_marks(text)
+    is_adlib = not words or token.singer == "background"
+    if is_adlib:
+        adlibs = adlibs or (words,)
+        words = words or ", ".join(adlibs)
+    if not keep_case:
+        words = fix_case(words, language)
+        full_text = words if full_text == words or token.is_plain else fix_case(full_text, language)
+        adlibs = tuple(fix_case(adlib, language) for adlib in adlibs)
     return LyricLine(
-        text=mend_case(words or ", ".join(adlibs)),
-        full_text=mend_case(strip_marks(text)),
-        section=label,
-        section_index=section_index,
-        time_s=token.time_s,
-        raw=token.raw.strip(),
-        line_number=token.line_number,
-        repeats=token.repeats,
-        edit="expanded" if token.is_expanded else "kept",
-        adlibs=tuple(map(mend_case, adlibs)),
-        is_adlib=not words,
-        is_doubtful=token.is_doubtful,
+        words,
+        full_text,
+        label,
+        section_index,
+        token.times_s[0] if token.times_s else None,
+        token.raw.strip(),
+        token.line_number,
+        token.repeats,
+        "expanded" if token.is_expanded else "kept",
+        adlibs,
+        is_adlib,
+        bool(before) and not token.is_expanded and is_same_line(before, words),
+        token.is_doubtful,
+        stanza,
+        token.end_s,
+        _agree(token.words, token.text) if token.words else (),
+        token.singer,
     )
 
 
-def _drop(token: Token, reason: DropReason) -> DroppedLine:
+def _agree(words: tuple[tuple[str, float], ...], text: str) -> tuple[tuple[str, float], ...]:
+    """Return the stamped words that make up a line, marks before and after them left out; empty if they do not."""
+    wanted = "".join(text.split())
+    if len(words) > len(wanted):
+        return ()
+    tidy = [("".join(tidy_line(word).split()), word, time_s) for word, time_s in words]
+    for begin in range(min(len(tidy), 3)):
+        for end in range(len(tidy), max(len(tidy) - 3, begin), -1):
+            if "".join(part for part, _, _ in tidy[begin:end]) == wanted:
+                return tuple((tidy_line(word), time_s) for _, word, time_s in tidy[begin:end])
+    return ()
+
+
+def _drop(token: Token, reason: str) -> DroppedLine:
     return DroppedLine(token.raw.strip(), reason, token.line_number)

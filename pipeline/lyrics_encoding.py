@@ -3,13 +3,17 @@
 Lyrics come from strangers: the encoding is guessed from the bytes alone, and whatever cannot be text is refused.
 """
 
-import os
+import io
 import re
-import stat
 import unicodedata
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ftfy
+
+from pipeline.input_file import InputFileError, machine_error, open_regular
+from pipeline.legacy_encodings import MIN_LEAD, read_latin, read_scripts, read_utf16
+from pipeline.text_language import identify_text
 
 MAX_LYRICS_BYTES = 1_000_000  # the longest songs have about 10 kB of lyrics
 MAX_CONTROL_SHARE = 0.02  # more control characters than this is no text; random bytes read as Latin-1 have 0.2
@@ -20,6 +24,9 @@ MIN_MISREAD_HAN_SHARE = 0.9  # of such text read again as GBK; right text reache
 MIN_MISREAD_LETTERS = 12  # about eight Chinese characters; a few accented capitals can be anything
 MAX_COMBINING_RUN = 4  # stacked accents; Vietnamese needs 2, and longer runs make normalisation slow
 
+_SAMPLE_BYTES = 8_000  # of lines that are not ASCII; a whole song has fewer
+_MIN_GOOD_LINES = 2  # of UTF-8 to one that is not; Chinese in GBK has hardly a line that is valid UTF-8 by chance
+_UTF8_LEADS = (0xC2, 0xE0, 0xF0)  # the least first byte of a character that lacks its last byte but 0, 1, 2
 _BYTE_ORDER_MARKS = (  # longer marks first: the UTF-32 one starts with the UTF-16 one
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
@@ -38,7 +45,12 @@ class LyricsError(ValueError):
 
 
 def read_lyrics(path: Path) -> str:
-    """Read and decode one lyrics file."""
+    """Read and decode one lyrics file.
+
+    Raises:
+        LyricsError: it cannot be read as text.
+        MachineReadError: the file cannot be read here and now.
+    """
     try:
         return decode_lyrics(read_lyrics_bytes(path))
     except LyricsError as error:
@@ -46,44 +58,142 @@ def read_lyrics(path: Path) -> str:
 
 
 def read_lyrics_bytes(path: Path) -> bytes:
-    """Read one lyrics file; only regular files are opened, so a pipe cannot hang the reader."""
+    """Read one lyrics file, one byte beyond `MAX_LYRICS_BYTES` at most; raises as `read_lyrics`."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise LyricsError(f"{path}: cannot be opened ({getattr(error, 'strerror', error)})") from error
+        with open_regular(path, may_be_empty=True) as file:
+            return _read_bytes(path, file)
+    except InputFileError as error:
+        raise LyricsError(f"{path}: {error}") from error
+
+
+def _read_bytes(path: Path, file: io.FileIO) -> bytes:
+    data = b""
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise LyricsError(f"{path}: not a regular file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(MAX_LYRICS_BYTES + 1)
+        while len(data) <= MAX_LYRICS_BYTES and (more := file.read(MAX_LYRICS_BYTES + 1 - len(data))):
+            data += more
     except OSError as error:
-        raise LyricsError(f"{path}: cannot be read ({error.strerror})") from error
-    finally:
-        os.close(descriptor)
+        raise machine_error(error, path) from error
     return data
 
 
-def decode_lyrics(data: bytes) -> str:
+@dataclass(frozen=True, slots=True)
+class LyricsText:
+    """Lyrics as clean text, the codec that they were read with, and what a person should know of that."""
+
+    text: str
+    encoding: str
+    warnings: tuple[str, ...] = ()
+
+
+def decode_lyrics(data: bytes, language: str = "") -> str:
     r"""Decode lyrics of unknown encoding to clean text: NFC, `\n` line ends, no invisible characters.
 
-    Tried in this order: byte order mark, UTF-8, UTF-16 without mark, GB18030 and Big5, Windows-1252.
+    See `read_text`, which also says how they were read.
+    """
+    return read_text(data, language).text
+
+
+def read_text(data: bytes, language: str = "") -> LyricsText:
+    """Decode lyrics of unknown encoding.
+
+    Tried in this order: byte order mark, UTF-8, UTF-16 without mark, UTF-8 with a few bad bytes, encodings of Japanese,
+    Korean and scripts of 8 bits, GB18030 and Big5, encodings of Latin letters.
+
+    Args:
+        data: the file.
+        language: ISO 639-1, where it is known: it decides between readings that are equally good.
 
     Raises:
         LyricsError: over `MAX_LYRICS_BYTES`, binary data, or an encoding that is none of these.
     """
     if len(data) > MAX_LYRICS_BYTES:
         raise LyricsError(f"lyrics are over {MAX_LYRICS_BYTES} bytes; no song has that many words")
-    encoding = detect_encoding(data)
+    found = _choose(data, language)
+    share = _control_share(found.text)
+    if share > MAX_CONTROL_SHARE and share * len(found.text) > MAX_STRAY_CONTROLS:
+        raise LyricsError("binary data, not text")
+    return replace(found, text=clean_text(mend_misread(found.text)))
+
+
+def _choose(data: bytes, language: str) -> LyricsText:
+    """Return the text as the codec has it that fits best."""
+    for mark, name in _BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            return LyricsText(_decode_marked(data, name), name)
+    if wide := _guess_utf16(data):
+        if (decoded := _decodes(data, wide)) is not None:
+            return LyricsText(decoded, wide)
+    if reading := read_utf16(data):
+        return LyricsText(reading.text, reading.encoding)
+    if (decoded := _decodes(data, "utf-8")) is not None:
+        return LyricsText(decoded, "utf-8")
+    if nearly := _read_nearly_utf8(data):
+        return nearly
+    sample = _sample(data)
+    readings = [*read_scripts(sample, language)]
+    han = max(("gb18030", "big5hkscs"), key=lambda name: _common_han_share(data, name))
+    if not readings and _common_han_share(data, han) >= MIN_COMMON_HAN_SHARE:
+        return LyricsText(data.decode(han), han)
+    readings = readings or read_latin(sample, language or identify_text(data.decode("latin-1")))
+    whole = [(reading, text) for reading in readings if (text := _decodes(data, reading.encoding)) is not None]
+    if not whole:
+        name = _check_latin(data)
+        return LyricsText(data.decode(name), name, (f"lyrics_encoding: read as {name}, which is a guess",))
+    best, text = whole[0]
+    _check_accents(text, best.encoding)
+    equal = [reading.encoding for reading, other in whole if other != text and reading.score > best.score - MIN_LEAD]
+    warnings = (f"lyrics_encoding: read as {best.encoding}, {' or '.join(equal)} is as likely",) if equal else ()
+    return LyricsText(text, best.encoding, warnings)
+
+
+def _decode_marked(data: bytes, encoding: str) -> str:
     try:
-        text = data.decode(encoding)
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         raise LyricsError(
             f"marked as {encoding}, but byte {error.start} does not fit; save the file as UTF-8"
         ) from error
-    share = _control_share(text)
-    if share > MAX_CONTROL_SHARE and share * len(text) > MAX_STRAY_CONTROLS:
-        raise LyricsError("binary data, not text")
-    return clean_text(mend_misread(text))
+
+
+def _sample(data: bytes) -> bytes:
+    """Return as much of a text as tells its encoding: whole lines with something beyond ASCII in them."""
+    lines, size = [], 0
+    for line in data.splitlines(keepends=True):
+        if not line.isascii():
+            lines.append(line)
+            size += len(line)
+        if size > _SAMPLE_BYTES:
+            break
+    return b"".join(lines)
+
+
+def _read_nearly_utf8(data: bytes) -> LyricsText | None:
+    """Return a text that is UTF-8 but for a cut last character, or for single lines in Latin-1; None for others."""
+    lines = data.split(b"\n")
+    texts = [_decodes(line, "utf-8") for line in lines]
+    num_good = sum(text is not None and not text.isascii() for text in texts)
+    bad = [number for number, text in enumerate(texts) if text is None]
+    if bad == [len(lines) - 1] and (kept := _without_cut_character(lines[-1])) is not None:
+        texts[-1] = kept + "\ufffd"
+        bad, warning = [], "lyrics_encoding: UTF-8 that is cut in the middle of its last character"
+    elif num_good >= _MIN_GOOD_LINES * len(bad):
+        num_lines = sum(map(bool, lines))
+        warning = f"lyrics_encoding: UTF-8, but {len(bad)} of {num_lines} lines are not and were read as Western"
+    else:
+        return None
+    for number in bad:
+        texts[number] = lines[number].decode("cp1252", "replace")
+    return LyricsText("\n".join(text or "" for text in texts), "utf-8", (warning,))
+
+
+def _without_cut_character(line: bytes) -> str | None:
+    """Return a line of UTF-8 without the beginning of a character at its end; None if it is none, or plain ASCII."""
+    for size in (1, 2, 3):
+        text = _decodes(line[:-size], "utf-8")
+        if text is not None:
+            is_start = line[-size] >= _UTF8_LEADS[size - 1]
+            return text if is_start and not text.isascii() else None
+    return None
 
 
 def mend_misread(text: str) -> str:
@@ -121,21 +231,6 @@ def clean_text(text: str) -> str:
     return unicodedata.normalize("NFC", "".join(kept))
 
 
-def detect_encoding(data: bytes) -> str:
-    """Return the codec name that fits `data` best; raise LyricsError if none does."""
-    for mark, name in _BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            return name
-    if wide := _guess_utf16(data):
-        return wide
-    if _decodes(data, "utf-8") is not None:
-        return "utf-8"
-    best = max(("gb18030", "big5hkscs"), key=lambda name: _common_han_share(data, name))
-    if _common_han_share(data, best) >= MIN_COMMON_HAN_SHARE:
-        return best
-    return _check_latin(data)
-
-
 def _guess_utf16(data: bytes) -> str | None:
     """Return the UTF-16 byte order of text that has an ASCII character in at least a third of its 16-bit units."""
     units = len(data) // 2
@@ -158,13 +253,21 @@ def _common_han_share(data: bytes, encoding: str) -> float:
     chars = [char for char in text or "" if char > "\x7f"]
     if not chars:
         return 0.0
-    pairs = [char.encode(encoding) for char in chars]
+    pairs = [_code(char, encoding) for char in chars]
     if encoding == "gb18030":  # GB 2312: symbols, level 1 and level 2 characters, both bytes high
         common = sum(len(pair) == 2 and pair[0] <= 0xF7 and pair[1] >= 0xA1 and pair[0] >= 0xA1 for pair in pairs)
     else:  # Big5: symbols and level 1 characters
         common = sum(len(pair) == 2 and 0xA1 <= pair[0] <= 0xC6 for pair in pairs)
         common = 0 if common < 0.9 * len(pairs) else common  # level 2 is rare in Big5 text, frequent in misread text
     return common / len(pairs)
+
+
+def _code(char: str, encoding: str) -> bytes:
+    """Return a character's bytes; none for an accent that Big5-HKSCS has only together with its letter."""
+    try:
+        return char.encode(encoding)
+    except UnicodeEncodeError:
+        return b""
 
 
 def _check_latin(data: bytes) -> str:
@@ -174,11 +277,16 @@ def _check_latin(data: bytes) -> str:
     share = _control_share(text)
     if share > MAX_CONTROL_SHARE and share * len(text) > MAX_STRAY_CONTROLS:
         raise LyricsError("binary data, not text")
+    _check_accents(text, "cp1252")
+    return name
+
+
+def _check_accents(text: str, encoding: str) -> None:
+    """Raise LyricsError for what has more accents than any language in Latin letters."""
     letters = [char for char in text if char.isalpha()]
-    accented = sum(char > "\x7f" for char in letters)
+    accented = sum("\x7f" < char < "\u0250" for char in letters)
     if not letters or accented > MAX_ACCENT_SHARE * len(letters):
         raise LyricsError("unknown text encoding; save the file as UTF-8")
-    return name
 
 
 def _control_share(text: str) -> float:

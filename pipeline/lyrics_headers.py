@@ -7,6 +7,7 @@ Input lines are tidy already (see pipeline.lyrics_text): half-width forms, singl
 import re
 import unicodedata
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 MAX_REPEATS = 8  # "x99" is a joke or an attack; no chorus is sung more often in a row
@@ -50,6 +51,8 @@ _STYLES: tuple[tuple[dict[str, str], frozenset[Style]], ...] = (
     (_IN_SQUARE_BRACKETS, frozenset({"square", "markup", "colon"})),
 )
 _NAMES = {name: (kind, styles) for table, styles in _STYLES for kind, names in table.items() for name in names.split()}
+ALL_NAMES = frozenset(_NAMES)
+BARE_NAMES = frozenset(name for name, (_, styles) in _NAMES.items() if "bare" in styles)
 _PARTS = frozenset("v part parte partie teil stanza".split())  # sections only with a number
 _LABELS = {"prechorus": "verse", "postchorus": "chorus"}
 _NUMBERS = {
@@ -77,6 +80,11 @@ _ORDER = re.compile(
     r"(?:the )?(?P<order>final|last|first|second|third|1st|2nd|3rd|double|half|main|short|long|opening|closing|"
     r"letzter|letzte) "
 )
+ORDER_WORDS = frozenset(  # the first words of `_ORDER`
+    "the final last first second third 1st 2nd 3rd double half main short long opening closing letzter letzte".split()
+)
+NUMBER_WORDS = frozenset(name for name in _NUMBERS if name.isalpha())
+SOLO_ENDS = ("solo", "break", "interlude", "riff", "instrumental", "独奏", "间奏", "間奏")
 _SOLO = re.compile(
     r"(?:acoustic|bass|beat|brass|cello|drums?|electric|fiddle|flute|guitar|harmonica|horns?|keyboard|organ|orchestral|"
     r"percussion|piano|sax|saxophone|strings?|synth|trumpet|violin|吉他|钢琴|贝斯|鼓|小提琴)+"
@@ -91,6 +99,9 @@ MAX_DESCRIBED_WORDS = 4  # "[Short Instrumental Intro]"
 _STANZA = re.compile(r"第([一二三四五六1-6])[段节節](?:主歌|歌词)?")
 _PERFORMER = re.compile(r"\s*:\s*|\s+[-–—|]\s+|\s*[(/,+]|\s+by\s+|-(?=(?:short|medium|long)$)")  # and manner, length
 _PERFORMER_AFTER = re.compile(r"\s*\([^()]*\)$")
+
+_DIGIT = re.compile(r"\d")
+_LETTERS = re.compile("[a-z]+")
 
 _COUNT = (
     r"(?:[x×*]\s*(?P<after>\d{1,4})|(?P<before>\d{1,4})\s*(?:[x×]|times|veces|fois|mal|vezes|volte|次|遍)"
@@ -107,6 +118,7 @@ _REPEAT = re.compile(
     re.IGNORECASE,
 )
 _REPEATED = re.compile(r"(?P<what>.+?)\s*[(\[-]?\s*(?:repeats?|repeated|again|重复)[)\]]?", re.IGNORECASE)
+_MAY_REPEAT = re.compile(r"r[eé]p|rpt|wiederh|wdh|again|[重反]", re.IGNORECASE)
 _FADE = re.compile(r"[\s,]*(?:\b(?:until|till?|to|and|ad lib)\b.*\bfade\b.*|一次|一遍)$", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:the|el|la|le|il|den|der|das|o) ", re.IGNORECASE)
 _BEFORE = frozenset({"", "all", "above", "previous", "again"})
@@ -144,6 +156,7 @@ class RepeatMark:
     repeats: int = 1  # how often they are sung once more
 
 
+@lru_cache(maxsize=2000)  # most files share theirs
 def match_header(line: str) -> Header | None:
     """Return the section header that `line` is or begins with, or None."""
     if bracket := _BRACKETED.match(line):
@@ -155,7 +168,18 @@ def match_header(line: str) -> Header | None:
     head, colon, tail = line.partition(":")
     if colon and (header := _parse_header(head, "bare" if tail.strip() else "colon")):  # "End: of the road" is a lyric
         return _add_rest(header, tail.strip(), "colon")
-    return _parse_header(line.rstrip(" -–—"), "bare")
+    return _parse_header(line.rstrip(" -–—"), "bare") if _may_be_bare(line) else None
+
+
+def _may_be_bare(line: str) -> bool:
+    """Whether a line without any mark may be a header; errs to yes."""
+    if not line.isascii() or _DIGIT.search(line):
+        return True
+    words = _LETTERS.findall(_PERFORMER_AFTER.sub("", line).lower())
+    if not words:
+        return False
+    compact = "".join(words)
+    return words[0] in ORDER_WORDS or words[-1] in NUMBER_WORDS or compact in BARE_NAMES or compact.endswith(SOLO_ENDS)
 
 
 def match_repeat(line: str) -> RepeatMark | None:
@@ -167,7 +191,7 @@ def match_repeat(line: str) -> RepeatMark | None:
     count = _COUNT_ALONE.fullmatch(inner)
     if count and (bracket or not count["word"]):
         return RepeatMark(name=None, repeats=max(_count(count) - 1, 1))
-    command = _REPEAT.fullmatch(inner) or _REPEATED.fullmatch(inner)
+    command = (_REPEAT.fullmatch(inner) or _REPEATED.fullmatch(inner)) if _MAY_REPEAT.search(inner) else None
     if command is None:
         return None
     what, repeats = _FADE.sub("", command["what"]), 1

@@ -31,6 +31,7 @@ _LOOSE_ROLES = frozenset(
     "musik style styles tag tags mood gender sung remixed co-written co-produced programmed".split()
 )
 _GLUE = frozenset("and by of on the all und et y par por von no & 1 2 3 4 s es".split()) | {""}
+ROLE_WORDS = _ROLES | _LOOSE_ROLES | _GLUE
 _ROLE_ZH = re.compile(  # longer names first; what remains of a head after them must be nothing
     r"(?![手师師人室棚者]$)(?:lrc|处理|處理|贡献|貢獻|作词|作詞|填词|填詞|作曲|谱曲|譜曲|词曲|詞曲|编曲|編曲|制作|製作|监制|監製|混音|母带|母帶|录音|錄音|缩混|縮混|后期|後期|出品|"
     r"发行|發行|企划|企劃|统筹|統籌|策划|策劃|原唱|翻唱|和声|和聲|和音|配唱|弦乐|弦樂|编写|編寫|吉他|贝斯|貝斯|键盘|鍵盤|钢琴|鋼琴|"
@@ -54,7 +55,12 @@ _STYLE = re.compile(  # what music generators are told, chord sheets, tablature
 _NUMBERING = re.compile(  # of lines, of pages; the end of the sheet
     r"\d{1,3}[.)]|\(?\d{10,}\)?|[-–—]+\s?(?:the )?(?:end|fin|完)\s?[-–—]+", re.IGNORECASE
 )
-_TAG = re.compile(r"\[(?P<key>[A-Za-z#_]{1,15})\s*:(?P<value>[^\]]*)\]")
+_TAG = re.compile(  # a title may hold brackets of its own: "[ti:Night Walk [Live]]"
+    r"\[(?P<key>[A-Za-z#_]{1,15})\s*:(?P<value>[^\]]*|(?<=\[(?i:ti|ar|al|au|by|re|ve):).*)\]"
+)
+_KNOWN_TAG = re.compile(
+    r"\[(?:ti|ar|al|au|by|re|ve|la|lang|language|id|hash|total|sign|qq|offset|length|tool|#)\s*:.*\]", re.IGNORECASE
+)
 _NAME_TAGS = frozenset({"ti", "ar", "al", "au", "by", "title", "artist", "album", "author", "lyricist", "composer"})
 
 _URL = re.compile(
@@ -81,7 +87,10 @@ _PROVIDER = re.compile(
     r"lyrics (?:courtesy of|found at|taken from|via) .*|"
     r"courtesy of .*(?:records|music|entertainment).*|by: .*|"
     r"(?:uploaded|submitted|synced|subbed|lrc) by\b.*|(?:posted|timed) by @?\w+|"
-    r"thanks to .+ for .*(?:lyrics|correct).*|"
+    r"thanks to .+ for .*(?:lyrics|correct).*",
+    re.IGNORECASE,
+)
+_PROVIDER_ZH = re.compile(
     r".*歌[词詞](?:下载|纠错|制作|贡献|提供).*|.*歌[词詞](?:翻译)?(?:由.*提供|(?:来自|來自).*(?:网|音乐|用户|[a-z]).*)|"
     r"[由该].{0,15}(?:歌词|翻译|用户|网|音乐).{0,6}提供(?:歌词|翻译)?|由.{1,15}提供(?:歌词|翻译)|.*(?:lrc|求滚动)\s?歌词.*|"
     r"[此该本]?(?:歌曲|曲)?为?.{0,6}纯音乐(?:,?\s?(?:请|無|无).*)?|.*没有填词的?纯音乐.*|.*[暂暫][无無]歌[词詞].*|本歌曲来自.+",
@@ -116,23 +125,52 @@ _RIGHTS_WORDS = re.compile(
 )
 _SMALL_WORDS = frozenset("the of a an and at in on for to de la le du von van feat. ft. &".split())
 _DECORATION = " ()[]{}【】<>-–—*~#|·•♪\"'"
+# What a rule needs to match at all, and is quick to look for.
+_URL_SIGN = re.compile("[.:@]")
+_COPYRIGHT_SIGN = re.compile(r"[©℗版著经經翻]|[(crpu](?:[cp]\)|ight|ommercial|ermission|nauthori|opyright)")
+_SITE_SIGN = re.compile(
+    "[lmgku音静](?:yric|usixmatch|etrolyrics|racenote|enius|kbox|tamap|乐|听)|azlyrics|meanings|petitlyrics"
+)
 MAX_HEAD_CHARS = 50
 MAX_NAME_WORDS = 8
 
 
+_BY = re.compile(r"\s+by\s+", re.IGNORECASE)
+_BY_OR_AT = re.compile(r"\s+(?:by|at)\s+", re.IGNORECASE)
+_JOINS_NAMES = re.compile(r"\s(?:[-–—|~]+|by)\s", re.IGNORECASE)
+_DASHED = re.compile(r"\s+[-–—|~]+\s+")
+
+
 def classify_metadata(line: str) -> MetadataReason | None:
     """Return why a tidy line is not sung, or None if it may be."""
-    return _classify(line) or _classify(line.strip(_DECORATION))
+    bare = line.strip(_DECORATION)
+    return _classify(line) or (_classify(bare) if bare != line else None)
+
+
+def is_known_tag(line: str) -> bool:
+    """Whether a line is a tag of LRC's head, whatever its value looks like."""
+    return line.startswith("[") and _KNOWN_TAG.fullmatch(line) is not None
 
 
 def _classify(line: str) -> MetadataReason | None:
-    if _TAG.fullmatch(line) or _is_chords(line) or _STYLE.fullmatch(line) or _NUMBERING.fullmatch(line):
+    if (
+        _TAG.fullmatch(line)
+        or is_known_tag(line)
+        or _is_chords(line)
+        or _STYLE.fullmatch(line)
+        or _NUMBERING.fullmatch(line)
+    ):
         return "metadata"
-    if _URL.search(line):
+    lower = line.lower()
+    if _URL_SIGN.search(line) and _URL.search(line):
         return "url"
-    if _COPYRIGHT.search(line):
+    if _COPYRIGHT_SIGN.search(lower) and _COPYRIGHT.search(line):
         return "copyright"
-    if _PROVIDER.fullmatch(line) or _PAGE_FURNITURE.fullmatch(line) or _SHOW.fullmatch(line) or _SITES.search(line):
+    if _PROVIDER.fullmatch(line) or _PAGE_FURNITURE.fullmatch(line) or _SHOW.fullmatch(line):
+        return "provider"
+    if not line.isascii() and _PROVIDER_ZH.fullmatch(line):
+        return "provider"
+    if _SITE_SIGN.search(lower) and _SITES.search(line):
         return "provider"
     return "credits" if _find_credited(line) is not None else None
 
@@ -144,7 +182,7 @@ def _is_chords(line: str) -> bool:
 def find_names(line: str) -> set[str]:
     """Return the folded names (of people, bands, songs) that a metadata line mentions."""
     if tag := _TAG.fullmatch(line):
-        names = tag["value"] if tag["key"].lower() in _NAME_TAGS else ""
+        names = tag["value"].replace("[", "(").replace("]", ")") if tag["key"].lower() in _NAME_TAGS else ""
     elif _COPYRIGHT.search(line):
         names = _RIGHTS_WORDS.sub(" ", line)
     else:
@@ -153,17 +191,41 @@ def find_names(line: str) -> set[str]:
     return {part for part in parts if len(part) > 1 and len(part.split()) <= MAX_NAME_WORDS}
 
 
+def may_be_title_line(line: str) -> bool:
+    """Whether a line has a dash between blanks or a "by": others need no closer look."""
+    return _JOINS_NAMES.search(line) is not None
+
+
 def is_title_line(line: str, names: Iterable[str]) -> bool:
     """Whether `line` is "Title - Artist" or "Title by Artist", one of them known from elsewhere."""
-    known = {fold_name(name) for name in names} - {""}
-    pairs = [_split_dashed(line), re.split(r"\s+by\s+", line, maxsplit=1, flags=re.IGNORECASE)]
-    return any(fold_name(part) in known for pair in pairs if len(pair) == 2 for part in pair)
+    pairs = [_split_dashed(line), _BY.split(line, maxsplit=1)]
+    pairs = [pair for pair in pairs if len(pair) == 2]
+    known = {fold_name(name) for name in names} - {""} if pairs else set()
+    return any(fold_name(part) in known for pair in pairs for part in pair)
 
 
 def looks_like_title_line(line: str) -> bool:
     """Whether `line` has the form "Title - Artist" with capitals as in names: a hint, no proof."""
     pair = _split_dashed(line)
     return len(pair) == 2 and all(_is_name(part) for part in pair)
+
+
+_LYRICS_WORDS = frozenset("lyrics lyric lyrics: letra paroles songtext text testo tekst words 歌词 歌詞 by".split())
+
+
+def is_name_head(line: str, given_names: set[str], *, is_first: bool) -> bool:
+    """Whether a line at the head of a page is the artist, or the title with "lyrics" beside it, of given folded names.
+
+    A title alone may be sung; it counts where the artist stands on its line as well.
+    """
+    folded = fold_name(line)
+    words = folded.split()
+    bare = " ".join(word for word in words if word not in _LYRICS_WORDS)
+    if not bare or len(bare) > 120:
+        return False
+    if bare in given_names:
+        return len(bare.split()) < len(words)
+    return is_first and any(bare == f"{a} {b}" for a in given_names for b in given_names if a != b)
 
 
 def fold_name(name: str) -> str:
@@ -178,12 +240,12 @@ def _find_credited(line: str) -> str | None:
         strictness = _rate_roles(head)
         if strictness == "sure" or strictness == "loose" and (not names.strip() or _are_names(names)):
             return names
-    if bare := _BARE_ROLE_ZH.fullmatch(line):
+    if not line.isascii() and (bare := _BARE_ROLE_ZH.fullmatch(line)):
         return bare["names"]
     if others := _BY_OTHERS.fullmatch(line):
         names = others["names"] or others["guests"]
         return names if _are_names(names) else None
-    by = re.split(r"\s+(?:by|at)\s+", line, maxsplit=1, flags=re.IGNORECASE)
+    by = _BY_OR_AT.split(line, maxsplit=1)
     return by[1] if len(by) == 2 and len(by[0]) <= MAX_HEAD_CHARS and _rate_roles(by[0]) and _are_names(by[1]) else None
 
 
@@ -210,4 +272,4 @@ def _is_name(text: str) -> bool:
 
 
 def _split_dashed(line: str) -> list[str]:
-    return [part for part in re.split(r"\s+[-–—|~]+\s+", line, maxsplit=1) if 0 < len(part) <= 60]
+    return [part for part in _DASHED.split(line, maxsplit=1) if 0 < len(part) <= 60]

@@ -21,12 +21,13 @@ _OFFERS = re.compile(
     r"(?:See (?-i:[A-Z]).{0,60}? Live)?(?:Get tickets as low as \$[\d,]+)?(?:You might also like)?(?-i:(?=[^\sa-z]|$))",
     re.IGNORECASE,
 )
+_MAY_BE_GLUED = re.compile(r"Contributor|Lyrics|Embed$|(?i:^See .* Live|^Get tickets|^You might)")
 _COUNTER = re.compile(r"(?:(?<=\S)(?<![\d.])|(?<=\s)(?=\d))(?:\d[\d.,]{0,8}K?)?Embed$")
 
 
 def split_line(text: str) -> Iterator[str]:
     """Yield the tidy pieces of an input line, at least one; a line of blanks or markup alone gives one empty piece."""
-    parts = [tidy_line(part) for part in LINE_BREAK_TAGS.split(text)]
+    parts = [tidy_line(part) for part in (LINE_BREAK_TAGS.split(text) if "<" in text else [text])]
     for part in [part for part in parts if part] or [""]:
         for piece in _split_glued(part):
             yield from _split_tagged(piece)
@@ -34,6 +35,8 @@ def split_line(text: str) -> Iterator[str]:
 
 def _split_glued(text: str) -> list[str]:
     """Split page furniture off both ends of a line."""
+    if not _MAY_BE_GLUED.search(text):
+        return [text]
     pieces = []
     for pattern in (_PAGE_HEAD, _OFFERS):
         head = pattern.match(text)
@@ -48,6 +51,9 @@ def _split_glued(text: str) -> list[str]:
 
 def _split_tagged(text: str) -> Iterator[str]:
     """Split a song on one line ("[verse] One. Two , [chorus] ...") at its tags and periods."""
+    if text.count("[") < 2:
+        yield text
+        return
     pieces = [piece.strip(" ,;") for piece in _SQUARE.split(text)]
     if sum(_SQUARE.fullmatch(piece) is not None and match_header(piece) is not None for piece in pieces) < 2:
         yield text

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from pipeline.lyrics_headers import Header, RepeatMark
 
 REFERABLE = frozenset({"chorus", "prechorus", "postchorus"})  # an empty section of this name means the earlier one
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Token:
+class Token(NamedTuple):  # not a dataclass, for speed: there is one for every input line
     """One meaningful input line: a header, a repeat mark, a blank (none of both and no text) or a lyric."""
 
     raw: str
@@ -23,6 +23,11 @@ class Token:
     is_doubtful: bool = False
     stanza: int = 0  # counts blank lines and headers before it
     line_number: int = 0  # of the input line, from 1
+    end_s: float | None = None
+    words: tuple[tuple[str, float], ...] = ()
+    singer: str = ""
+    side: int = 0  # of a line that holds its translation, too: 1 the first, 2 the second
+    is_plain: bool = False  # see lyrics_plain
 
     @property
     def is_lyric(self) -> bool:
@@ -72,7 +77,8 @@ def order_by_time(tokens: list[Token]) -> list[Token]:
         if token.is_lyric:
             last_s = token.times_s[0] if token.times_s else last_s
             for index, time_s in enumerate(token.times_s or (last_s,)):
-                single = replace(token, times_s=(time_s,) if token.times_s else (), is_expanded=index > 0)
+                single = token._replace(times_s=(time_s,) if token.times_s else (), is_expanded=index > 0)
+                single = single._replace(words=(), end_s=None) if index else single
                 placed.append((time_s, order, single, origin))
         elif token.mark is not None or (token.header is not None and id(token) not in used):
             last_s = token.times_s[0] if token.times_s else last_s
@@ -98,7 +104,7 @@ def _regroup(placed: list[tuple[float, int, Token, Token | None]]) -> list[Token
     opened: set[int] = set()  # ids of the headers written so far
     for _, _, token, origin in sorted(placed, key=lambda entry: entry[:2]):
         if token.header is None and origin is not None and origin is not current:
-            ordered.append(replace(origin, is_expanded=id(origin) in opened))
+            ordered.append(origin._replace(is_expanded=id(origin) in opened))
         opened.add(id(origin))
         ordered.append(token)
         current = origin
@@ -132,7 +138,8 @@ class _Builder:
             self._repeat(token.mark)
         elif token.text:
             self._extend(block, [token])
-            self._extend(block, [_copy(token)] * (token.repeats - 1))
+            if token.repeats > 1:
+                self._extend(block, [_copy(token)] * (token.repeats - 1))
         else:
             block.stanza_start = len(block.lines)
 
@@ -175,7 +182,7 @@ class _Builder:
             return
         header = block.header
         if header is not None and header.header is not None:
-            header = replace(header, header=replace(header.header, repeats=1), is_expanded=True)
+            header = header._replace(header=replace(header.header, repeats=1), is_expanded=True)
         self.blocks.append(Block(header=header))
         self._extend(self.blocks[-1], [_copy(line) for line in block.lines])
 
@@ -190,10 +197,14 @@ class _Builder:
 
     def _extend(self, block: Block, lines: list[Token]) -> None:
         room = max(self._max_lines - self._num_lines, 0)
+        if len(lines) <= room:
+            block.lines += lines
+            self._num_lines += len(lines)
+            return
         block.lines += lines[:room]
         self._num_lines += len(lines[:room])
         self.excess += [line for line in lines[room:] if not line.is_expanded]
 
 
 def _copy(line: Token) -> Token:
-    return replace(line, is_expanded=True, times_s=(), repeats=1)
+    return line._replace(is_expanded=True, times_s=(), end_s=None, words=(), repeats=1)

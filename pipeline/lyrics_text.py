@@ -52,7 +52,12 @@ _WORD = re.compile(rf"[{_HAN}{KANA}][^\w\s]*|(?:(?![{_HAN}{KANA}])[^\s—–/…
 _CLUSTER = re.compile(r"[^\W\d_][\u0300-\u036f\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ecd]*|[^\s]")
 _UNSPACED_LANGUAGES = frozenset({"th", "lo"})  # their words have no blanks between, and Han rules do not apply
 _LETTERS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_STABLE = re.compile(
+    "[A-Za-z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]"
+)  # folding leaves their first letter
+_ASIDE_MARKS = re.compile(r"[\W_]+")
 _LOW_HIGH = re.compile("[a-z][A-Z]")
+_CAPITALS = re.compile("[A-Z]{2}")
 _NAMED_CAPITALS = re.compile(r"(?:Mc|Mac|Di|De|Le|La|O'|D'|L')[A-Z][a-z]+|i[A-Z][a-z]+|[A-Z]{2,}s")
 _PARENTHESES = re.compile(r"\(([^()]*)\)")
 MIN_ODD_WORDS_SHARE = 0.34  # of the cased words in a line, to call its capitals random
@@ -108,7 +113,11 @@ def simplify(text: str) -> str:
     Source: OpenCC's table t2s. The converter sees Han characters only: of other text it would take a NUL for the end,
     and it stops at a lone surrogate.
     """
-    return _HAN_RUN.sub(lambda run: _load_converter().convert(run[0]), text)
+    runs = _HAN_RUN.findall(text)
+    if not runs:
+        return text
+    converted = iter(_load_converter().convert("\n".join(runs)).split("\n"))  # no phrase goes over a line break
+    return _HAN_RUN.sub(lambda _: next(converted), text)
 
 
 @cache
@@ -132,6 +141,11 @@ def fix_case(line: str, language: str | None) -> str:
         line = re.sub(r"(?<![\w'])i(?=$|'|[^\w'])", "I", line)
     first = re.search(r"[^\W\d_]", line)
     return line if first is None else line[: first.start()] + line[first.start()].upper() + line[first.end() :]
+
+
+def has_odd_case(text: str) -> bool:
+    """Whether any line of a text may have capitals to mend; errs to yes."""
+    return not text.isascii() or _LOW_HIGH.search(text) is not None or _CAPITALS.search(text) is not None
 
 
 def _is_shouted(words: list[str]) -> bool:
@@ -177,8 +191,12 @@ def is_same_line(one: str, other: str) -> bool:
     """Whether two lines have the same words, whatever their case and marks."""
     if one == other:
         return True
-    if one[:1].isascii() and other[:1].isascii() and one[:1].isalpha() and other[:1].isalpha():
-        if one[0].lower() != other[0].lower():  # the usual case, and quick
+    first, second = one[:1], other[:1]
+    if first != second and first.lower() != second.lower() and _STABLE.match(first) and _STABLE.match(second):
+        return False  # the usual case, and quick
+    if one.isascii() and other.isascii():
+        letters, others = (_ASIDE_MARKS.sub("", line).lower() for line in (one, other))
+        if letters != others:
             return False
     return [*map(normalize_word, split_words(one))] == [*map(normalize_word, split_words(other))]
 

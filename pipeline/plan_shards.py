@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from pipeline.encode_song import ENCODING_VERSION, SongToEncode
 from pipeline.inputs import InputError, SongInput
 from pipeline.lyrics import parse_lyrics
-from pipeline.match_words import is_han
 from pipeline.song import Line, Section
 from pipeline.songbloom_format import format_lyrics
+from pipeline.text_language import identify_text
 from shards.schema import FRAME_RATE_HZ, LATENT_CHANNELS, PROMPT_FRAMES
 from shards.writer import make_key
 
@@ -151,8 +151,9 @@ def song_from_raw(
     source: SongInput, lyrics_text: str, sha256: str, duration_s: float, models: dict[str, Any]
 ) -> SongToEncode:
     """Return a song with its lyrics as found: read, but neither checked nor timed."""
-    parsed = parse_lyrics(lyrics_text)
-    language = source.language or ("zh" if any(map(is_han, lyrics_text)) else UNKNOWN_LANGUAGE)
+    parsed = parse_lyrics(lyrics_text, title=source.title, artist=source.artist, language=source.language)
+    words = "\n".join(line.text for line in parsed.lines)
+    language = source.language or identify_text(words) or UNKNOWN_LANGUAGE
     section = Section("verse" if parsed.lines else "inst", 0.0, duration_s)
     lines = [Line(line.text, 0.0, duration_s, "verse", 0.0, "lyrics", "kept") for line in parsed.lines]
     row = {

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.hallucinations import remove_hallucinations
+from pipeline.lyrics import parse_lyrics
 from pipeline.lyrics_text import split_words
 from pipeline.song import Drop, Song, Transcript, Word
 from pipeline.stage import Stage
@@ -64,7 +65,8 @@ class TranscribeVocals(Stage):
         song.voice_probability, song.encoded = listening.voice_probability, listening.encoded
         song.metrics["voice_activity"] = sum(w.voiced_s for w in listening.windows) / max(song.duration_s, 1e-3)
         probabilities = listening.identify_language()
-        song.text_language = identify_text(song.lyrics_text)
+        given = parse_lyrics(song.lyrics_text, title=song.title, artist=song.artist, language=song.language)
+        song.text_language = identify_text("\n".join(line.text for line in given.lines))
         self._choose_language(song, probabilities)
         try:
             segments = listening.transcribe(song.language)

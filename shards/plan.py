@@ -90,11 +90,6 @@ class Plan:
         number = cycle * self._quotas[stream] + int((order[:offset] == stream).sum())
         return self._streams[stream].song(number)
 
-    def first_rows(self, count: int) -> list[int]:
-        """Return the first rows of songs that are long enough: the same for every seed."""
-        rows: list[int] = np.flatnonzero(self.num_frames >= self._min_frames)[:count].tolist()
-        return rows
-
     def _draw_cycle(self, cycle: int) -> NDArray[np.int64]:
         """Return which stream each place of a cycle takes its song from."""
         order = np.repeat(np.arange(len(self._quotas)), self._quotas)

@@ -6,17 +6,46 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.lyric_formats.document import Changes, Document, LyricFormatError, TextLine, TextSection
+from pipeline.lyric_formats.headers import comes_back
+from pipeline.lyric_formats.tagged import plain_text
+from pipeline.lyrics import parse_lyrics
+from pipeline.lyrics_headers import split_count
 from pipeline.lyrics_text import HAN, split_adlibs, strip_marks, tidy_line
 from shards.schema import SECTION_LABELS, VOCAL_LABELS
 
 MIN_STANZA_LINES = 2  # on average, for blank lines to be read as borders of stanzas
+MAX_READINGS = 4  # until a line comes back as it was written
+_ESCAPED = re.compile(r"\\[rnt]")  # what a reader of escaped text takes for a line break
+_LEADING = re.compile(r"^(?:[#\s]|\(\d{1,3}:\d\d(?:[.:]\d{1,3})?\))+")  # a heading's sign, what was a stamp
 _HAN_GAP = re.compile(rf"(?<={HAN.pattern})\s+(?={HAN.pattern})")
 
 
 def keep_text(text: str) -> list[str]:
-    """Leave a line as it is, but for brackets, which are tags everywhere, and marks that no reader keeps."""
-    text = strip_marks(tidy_line(text.replace("[", "(").replace("]", ")")))
-    return [text] if text else []
+    """Leave a line as it is, but for brackets, which are tags everywhere, and marks that no reader keeps.
+
+    Empty for what a reader takes for a header, a credit, a stamp or anything else than one line to sing.
+    """
+    text = tidy_line(plain_text(_ESCAPED.sub(" ", text)))
+    for _ in range(MAX_READINGS):
+        while (stripped := strip_marks(_LEADING.sub("", text))) != text:
+            text = stripped
+        parsed = parse_lyrics(text, keep_traditional=True, keep_case=True)
+        if len(parsed.lines) != 1 or parsed.headers or parsed.dropped or parsed.lines[0].time_s is not None:
+            return []
+        if parsed.lines[0].full_text == text:
+            return [text] if text else []
+        text = parsed.lines[0].full_text
+    return []
+
+
+def strip_counts(text: str) -> str:
+    """Take "(x2)" off a line that stands once for every time it is sung."""
+    for _ in range(MAX_READINGS):
+        words, count = split_count(text)
+        if count == 1 and words == text:
+            break
+        text = words
+    return text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +62,8 @@ class Capacity:
     strict: bool = False  # lines stand in vocal sections only, and these have some
     times: Literal["none", "lines", "words"] = "none"
     needs_times: bool = False
+    ends: bool = False  # of lines
+    karaoke: bool = False  # a line is its timed words: it starts with the first, and one alone says no more than it
     split_text: Callable[[str], list[str]] = keep_text
     round_duration: Callable[[float], float] | None = None  # of sections without lines; None: not held
     assumed_duration_s: float = 0.0  # of sections without lines that have none
@@ -62,6 +93,7 @@ def fit(document: Document, capacity: Capacity, changes: Changes) -> Document:
         changes.add("title and artist", " - ".join(filter(None, (document.title, document.artist))))
     if document.duration_s is not None and not holds_duration:
         changes.add("duration of the song", f"{document.duration_s:g} s")
+    title, artist, style = (_fit_name(text, changes) for text in (document.title, document.artist, document.style))
     sections = list(document.sections) if capacity.stanzas else _join_stanzas(document.sections, changes)
     fitted = [_fit_section(section, capacity, changes) for section in sections]
     sections = [section for section in fitted if section is not None]
@@ -76,11 +108,19 @@ def fit(document: Document, capacity: Capacity, changes: Changes) -> Document:
         _require_times(sections)
     return Document(
         sections=tuple(sections),
-        title=document.title if capacity.title else "",
-        artist=document.artist if capacity.title else "",
-        style=document.style if capacity.style else "",
+        title=title if capacity.title else "",
+        artist=artist if capacity.title else "",
+        style=style.strip(" .") if capacity.style else "",
         duration_s=_round(document.duration_s) if holds_duration else None,
     )
+
+
+def _fit_name(text: str, changes: Changes) -> str:
+    """Write a title, an artist or a style on one line, without brackets."""
+    fitted = plain_text(text)
+    if fitted != text:
+        changes.add("marks in a title, artist or style", f"{text} -> {fitted}")
+    return fitted
 
 
 def _join_stanzas(sections: Sequence[TextSection], changes: Changes) -> list[TextSection]:
@@ -105,10 +145,18 @@ def _fit_section(section: TextSection, capacity: Capacity, changes: Changes) -> 
     if section.description and not (capacity.descriptions and is_same):
         changes.add("section description", section.description)
     holds_start = capacity.times != "none" and label is not None
+    name = plain_text(section.name) if capacity.names and is_same else ""
+    description = plain_text(section.description) if capacity.descriptions and is_same else ""
+    if description and label and not comes_back(label, name, description):
+        changes.add("section description", section.description)
+        description = ""
+    if name and label and not comes_back(label, name, description):
+        changes.add("section name", section.name)
+        name = ""
     return TextSection(
         label=label,
-        name=section.name if capacity.names and is_same else "",
-        description=section.description if capacity.descriptions and is_same else "",
+        name=name,
+        description=description,
         start_s=_round(section.start_s) if holds_start else None,
         duration_s=section.duration_s,
         lines=lines,
@@ -203,7 +251,9 @@ def _merge(sections: list[TextSection]) -> list[TextSection]:
 
 def _fit_line(line: TextLine, capacity: Capacity, changes: Changes) -> list[TextLine]:
     """Return one line as the format has it: none, one, or several phrases."""
-    text = line.text
+    text = strip_counts(line.text)
+    if text != line.text:
+        changes.add("repeat count in a line", line.text)
     if not capacity.adlibs:
         text, adlibs = split_adlibs(text)
         for adlib in adlibs if text else ():
@@ -213,26 +263,37 @@ def _fit_line(line: TextLine, capacity: Capacity, changes: Changes) -> list[Text
             changes.add("line in parentheses, written as sung", line.text)
     texts = capacity.split_text(text)
     if not texts and text:
-        changes.add("line without words", line.text)
+        changes.add("line that does not read as words to sing", line.text)
     elif len(texts) > 1:
         changes.add("line of several phrases, written as several lines", line.text)
     elif texts and texts[0] != text:
         changes.add("marks in a line", f"{text} -> {texts[0]}")
-    if line.words and capacity.times != "words":
+    words = _fit_words(line, texts, capacity)
+    if line.words and not words:
         changes.add("word times", line.text, len(line.words))
-    if line.end_s is not None:
+    start_s, end_s = _round(line.start_s), _round(line.end_s)
+    if capacity.karaoke and words and start_s != words[0][1]:
+        changes.add("start of a line, not of its first word", line.text)
+        start_s = words[0][1]
+    if end_s is not None and not (capacity.ends and start_s is not None and end_s > start_s):
         changes.add("end of a line and of its words", line.text)
+        end_s = None
     if capacity.times == "none":
         if line.start_s is not None:
             changes.add("start of a line", line.text)
         return [TextLine(text=part) for part in texts]
-    words = tuple((tidy_line(word), _round(start_s) or 0.0) for word, start_s in line.words)
-    if capacity.times == "words" and words:
-        spelled = _HAN_GAP.sub("", " ".join(word for word, _ in words))  # as stamped words are read
-        if spelled == strip_marks(spelled):
-            return [TextLine(text=spelled, start_s=_round(line.start_s), words=words)]
-        changes.add("word times", line.text, len(words))
-    return [TextLine(text=part, start_s=_round(line.start_s)) for part in texts]
+    return [TextLine(text=part, start_s=start_s, end_s=end_s, words=words) for part in texts]
+
+
+def _fit_words(line: TextLine, texts: list[str], capacity: Capacity) -> tuple[tuple[str, float], ...]:
+    """Return the words with their times as the format has them; empty if it cannot have them."""
+    words = tuple((plain_text(tidy_line(word)), _round(start_s) or 0.0) for word, start_s in line.words)
+    if capacity.times != "words" or len(words) < (2 if capacity.karaoke else 1):
+        return ()
+    if capacity.karaoke and not all(any(char.isalnum() for char in word) for word, _ in words):
+        return ()
+    spelled = _HAN_GAP.sub("", " ".join(word for word, _ in words))  # as stamped words are read
+    return words if texts == [spelled] else ()
 
 
 def _call(section: TextSection) -> tuple[str | None, str, str]:

@@ -8,6 +8,7 @@ from functools import partial
 from pipeline.lyric_formats import tagged
 from pipeline.lyric_formats.document import Changes, Document, LyricFormatError
 from pipeline.lyric_formats.fitting import Capacity, fit
+from pipeline.lyric_formats.karaoke import read_ultrastar, write_audacity, write_ultrastar
 from pipeline.lyric_formats.muse import read_muse, write_muse
 from pipeline.lyric_formats.one_line import (
     SHORT_S,
@@ -21,6 +22,7 @@ from pipeline.lyric_formats.one_line import (
     write_songgeneration,
 )
 from pipeline.lyric_formats.reading import read_text
+from pipeline.lyrics_source import read_source
 from pipeline.songbloom_format import validate
 
 # What a header without words stands for where nobody says how long it is: four tags, a bar or two at one second each.
@@ -30,6 +32,7 @@ _LINE_STAMP = re.compile(r"^\s*\[\d{1,3}:\d{1,2}(?:[.:]\d{1,3})?\]", re.MULTILIN
 _SIZED_TAG = re.compile(r"\[(?:intro|inst|outro)-(?:short|medium|long)\]")
 _YUE_TAG = re.compile(rf"\[(?:{'|'.join(_YUE_LABELS)})\]")
 _LINE_TAG = re.compile(r"^\s*\[[^\[\]\n]{1,60}\]\s*$", re.MULTILINE)
+_JSON_ROW = re.compile(r"\{\s*(?:\"|\})")
 _GENRE = re.compile(r"^\s*\[Genre\]", re.MULTILINE)
 
 
@@ -143,6 +146,20 @@ FORMATS = {
             suffix=".lrc",
         ),
         Format(
+            name="ultrastar",
+            about="UltraStar: a freestyle note per word, for karaoke players; needs times",
+            capacity=Capacity(labels=(), stanzas=False, title=True, times="words", needs_times=True, karaoke=True),
+            read=read_ultrastar,
+            write=write_ultrastar,
+        ),
+        Format(
+            name="audacity",
+            about="Audacity: a label per line, start and end in seconds; needs times",
+            capacity=Capacity(labels=(), stanzas=False, times="lines", needs_times=True, ends=True),
+            read=_read_one,
+            write=lambda document, _: write_audacity(document),
+        ),
+        Format(
             name="plain",
             about="the words alone, a blank line between stanzas",
             capacity=Capacity(labels=()),
@@ -156,7 +173,12 @@ FORMATS = {
 def guess_format(text: str) -> str:
     """Return the name of the format that a text is in; anything that no other fits is plain."""
     stripped = text.strip()
-    if stripped.startswith("{"):
+    source = read_source(text).format_name
+    if source in ("ultrastar", "audacity"):
+        return source
+    if source not in ("plain", "lrc"):
+        return "lrc"  # subtitles, transcripts: lines with times
+    if _JSON_ROW.match(stripped):
         return "muse" if '"messages"' in stripped[:4000] else "songgeneration"
     if _SIZED_TAG.search(text) or re.search(r"\S ; \[", text):
         return "songgeneration"

@@ -86,7 +86,7 @@ def split_sentences(text: str) -> list[str]:
     text = text.translate(_FULL_WIDTH).replace('"', "")
     text = re.sub(r"[\[\]()]", " ", text)
     parts = re.split(r"[.!?;:…。,]+", text) if HAN.search(text) else _SENTENCE_END.split(text)
-    return [" ".join(part.split()).strip(" ,") for part in parts if part.strip(" ,")]
+    return [sentence for part in parts if (sentence := " ".join(part.split()).strip(" ,"))]
 
 
 def round_to_class(duration_s: float) -> float:

@@ -4,19 +4,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.lyric_formats.document import DISPLAY_NAMES, Changes, Document, TextLine, TextSection
+from pipeline.lyric_formats.document import Changes, Document, TextLine, TextSection
 from pipeline.lyric_formats.fitting import end_at_next
+from pipeline.lyric_formats.headers import describe
 from pipeline.lyrics import LyricHeader, LyricLine, ParsedLyrics, parse_lyrics
-from pipeline.lyrics_stamps import find_offset, read_word_times
 from pipeline.song import Line, Section
 from pipeline.songbloom_format import MAX_FRAMES, assign_sections
 from shards.schema import FRAME_RATE_HZ, time_to_frame
 
-# As in "[Pre-Chorus 2 - whispered]" and "[Verse 1: Ada Merrow]".
-_HEADER = re.compile(
-    r"(?:\s*\[[\d:.]+\])*\s*\[(?P<name>[A-Za-z][^\[\]:–]*?)(?:\s+[-–]\s+(?P<description>[^\[\]]+)|:(?P<performer>[^\[\]]*))?\]"
-)
-_TAG = re.compile(r"^[ \t]*\[(?P<key>ti|ar|length):(?P<value>[^\]\n]*)\]", re.MULTILINE | re.IGNORECASE)
+_TAG = re.compile(r"^[ \t]*\[(?P<key>ti|ar|length):(?P<value>[^\n]*)\][ \t]*$", re.MULTILINE | re.IGNORECASE)
+_ULTRASTAR_TAG = re.compile(r"#(?:TITLE|ARTIST|BPM|GAP|END):.*|E", re.IGNORECASE)
 _GENRE = re.compile(r"^[ \t]*\[genre\][ \t]*(?P<style>.*)$", re.MULTILINE | re.IGNORECASE)
 
 
@@ -28,19 +25,20 @@ def read_text(text: str, changes: Changes) -> Document:
     parsed = parse_lyrics(text, keep_traditional=True, keep_case=True)
     for drop in parsed.dropped:
         is_tag = (tag := _TAG.fullmatch(drop.text)) is not None and tag["key"].lower() in tags
+        is_tag = is_tag or _ULTRASTAR_TAG.fullmatch(drop.text) is not None
         if not is_tag and drop.reason != "repeat":
             changes.add(f"line dropped ({drop.reason})", drop.text)
     for line in parsed.lines:
         if line.edit == "expanded":
             changes.add("repeat written out", line.full_text)
-        elif line.full_text not in line.raw and not read_word_times(line.raw):
+        elif line.full_text not in line.raw and not line.word_times:
             changes.add("line tidied", f"{line.raw} -> {line.full_text}")
     duration_s = _read_length(tags.get("length", ""))
-    sections = _gather(parsed, find_offset(text), changes)
+    sections = _gather(parsed, changes)
     return Document(
         sections=tuple(end_at_next(sections, duration_s)),
-        title=tags.get("ti", ""),
-        artist=tags.get("ar", ""),
+        title=parsed.title or tags.get("ti", ""),
+        artist=parsed.artist or tags.get("ar", ""),
         style=genre["style"].strip() if genre else "",
         duration_s=duration_s,
     )
@@ -82,15 +80,15 @@ def _count_frames(span: Section) -> int:
 
 def document_of(parsed: ParsedLyrics) -> Document:
     """Return parsed lyrics as a document, ad-libs left out."""
-    return Document(sections=tuple(_gather(parsed, 0.0, Changes(), with_adlibs=False)))
+    return Document(sections=tuple(_gather(parsed, Changes(), with_adlibs=False)))
 
 
-def _gather(parsed: ParsedLyrics, offset_s: float, changes: Changes, *, with_adlibs: bool = True) -> list[TextSection]:
+def _gather(parsed: ParsedLyrics, changes: Changes, *, with_adlibs: bool = True) -> list[TextSection]:
     """Make a section of every header, and of every stanza before the first one."""
     stanzas: dict[int, list[TextLine]] = {}
     under: dict[int, list[TextLine]] = {}
     for line in parsed.lines:
-        text_line = _make_line(line, offset_s) if with_adlibs else TextLine(text=line.text)
+        text_line = _make_line(line) if with_adlibs else TextLine(text=line.text)
         if line.section_index < 0:
             stanzas.setdefault(line.stanza, []).append(text_line)
         else:
@@ -106,23 +104,20 @@ def _gather(parsed: ParsedLyrics, offset_s: float, changes: Changes, *, with_adl
     return sections
 
 
-def _make_line(line: LyricLine, offset_s: float) -> TextLine:
-    words = tuple(read_word_times(line.raw, offset_s)) if line.edit == "kept" else ()
-    agrees = "".join("".join(word for word, _ in words).split()) == "".join(line.full_text.split())
-    return TextLine(text=line.full_text, start_s=line.time_s, words=words if agrees else ())
+def _make_line(line: LyricLine) -> TextLine:
+    agrees = "".join("".join(word for word, _ in line.word_times).split()) == "".join(line.full_text.split())
+    words = line.word_times if agrees and line.edit == "kept" else ()
+    return TextLine(text=line.full_text, start_s=line.time_s, end_s=line.end_s, words=words)
 
 
 def _describe(header: LyricHeader, changes: Changes) -> tuple[str, str]:
-    """Return the name of a header as it was written, if in Latin letters, else in English; and how it sounds."""
-    plain = DISPLAY_NAMES[header.name] + (f" {header.number}" if header.number else "")
-    written = _HEADER.match(header.raw)
-    name = written["name"].strip() if written else plain
-    if name.lower() in (plain.lower(), header.label, "start", "end") or header.edit == "expanded":
-        name = plain
-    if written and written["performer"]:
+    """Return the name of a header and how it sounds; performers are counted and left out."""
+    name, description, performer = describe(
+        header.raw, header.name, header.label, header.number, is_repeat=header.edit == "expanded"
+    )
+    if performer:
         changes.add("performer in a header", header.raw)
-    description = (written["description"] or "").strip() if written else ""
-    return "" if name == DISPLAY_NAMES[header.label] else name, description
+    return name, description
 
 
 def _read_length(value: str) -> float | None:

@@ -16,7 +16,10 @@ from pipeline.lyric_formats.reading import read_row
 from pipeline.lyrics_encoding import LyricsError, read_lyrics
 from pipeline.songbloom_format import validate
 
-TEXT_SUFFIXES = (".txt", ".lrc", ".srt", ".vtt", ".jsonl", ".md")
+TEXT_SUFFIXES = (
+    *(".txt", ".lrc", ".lrcx", ".elrc", ".qrc", ".yrc", ".srt", ".vtt", ".sbv", ".smi", ".ass", ".ssa", ".ttml"),
+    *(".jsonl", ".md"),
+)
 ROWS = "songs"  # the name of songs.parquet among the formats to read
 SONG_COLUMNS = ("song_id", "verdict", "reason", "lines", "words", "sections", "duration_s")
 REPORT_NAME = "conversion.jsonl"  # what a conversion leaves in its folder is no input

@@ -2,7 +2,7 @@
 
 Songs are made of the bundled ones at other speeds. Each command runs once undisturbed. Then all three run in turn, each
 killed with its whole process group at a random moment within a minute and started again until it ends, and what it
-leaves is compared byte for byte. The last line is one JSON object: kills, runs, peak memory of the first and the last
+leaves is compared byte for byte (checkpoints by their tensors). The last line is one JSON object: kills, runs, peak memory of the first and the last
 run; exit code 0 if all bytes are equal and memory stays flat.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 import soundfile
+from safetensors import safe_open
 
 from pipeline.audio import decode_audio
 
@@ -57,7 +58,14 @@ def make_songs(raw: Path) -> int:
 def digests(out: Path, name: str) -> dict[str, str]:
     """Return the SHA-256 of what a command leaves."""
     files = sorted(path for pattern in RESULTS[name] for path in out.glob(pattern))
-    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    read = _tensor_bytes if name == "train" else Path.read_bytes
+    return {str(path.relative_to(out)): hashlib.sha256(read(path)).hexdigest() for path in files}
+
+
+def _tensor_bytes(path: Path) -> bytes:
+    """Return the tensors of a checkpoint, in their order: its metadata name the folders of the run."""
+    with safe_open(path, "np") as file:
+        return b"".join(key.encode() + file.get_tensor(key).tobytes() for key in sorted(file.keys()))
 
 
 def run(name: str, raw: Path, out: Path, log: Path, kill_after_s: float | None = None) -> tuple[int | None, float]:

@@ -134,7 +134,7 @@ def test_resampling_in_blocks_is_that_of_the_whole(from_rate, to_rate):
 
 def test_a_file_of_many_blocks_is_joined_in_order(tmp_path, monkeypatch):
     """Nothing is lost between blocks, and the blocks are gone before the second copy is whole."""
-    monkeypatch.setattr("pipeline.audio._DECODED_BLOCK_BYTES", 100_000)
+    monkeypatch.setattr("pipeline.audio_parts._DECODED_BLOCK_BYTES", 100_000)
     samples = np.random.default_rng(0).uniform(-1, 1, (2, 1_000_000)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", samples.T, 48_000, subtype="FLOAT")
     tracemalloc.start()

@@ -11,6 +11,7 @@ from pipeline.lyric_formats.document import Changes, Document, LyricFormatError,
 from pipeline.lyric_formats.fitting import fit
 from pipeline.lyric_formats.formats import FORMATS, convert, guess_format
 from pipeline.lyric_formats.reading import read_row, read_text
+from pipeline.lyrics_metadata import may_be_title_line
 from pipeline.songbloom_format import validate
 from shards.schema import SECTION_LABELS
 
@@ -83,6 +84,197 @@ def test_what_a_format_holds_comes_back(name: str, document: Document) -> None:
         assert changes.counts, "what is not the same was counted"
     if name.startswith("songbloom"):
         assert validate(text.strip()) == []
+
+
+# What formats mean something by: counts, stamps, tags, cues, markup, escapes, marks of singers.
+HOSTILE = [
+    "Hello",
+    "(x2)",
+    "x3",
+    "[x2]",
+    "[00:01.00]",
+    "<00:02.00>",
+    "<0,500,0>",
+    "[12500,4700]",
+    "]",
+    "[",
+    "[Verse]",
+    "Chorus",
+    "(Repeat Chorus)",
+    "\n",
+    "\r\n",
+    "\t",
+    " ; ",
+    " , ",
+    ". ",
+    "-->",
+    "00:00:01,000 --> 00:00:02,000",
+    "{c: Verse}",
+    "[offset:+500]",
+    "[ti:x]",
+    "[length:01:00]",
+    "#TITLE:x",
+    "#BPM:300",
+    ": 0 4 60 Wal",
+    "- 40",
+    "E",
+    "WEBVTT",
+    "<tt>",
+    "<b>",
+    "</p>",
+    "<br>",
+    "&lt;br&gt;",
+    "&#91;Verse&#93;",
+    "【Verse】",
+    "{",
+    "}",
+    '"',
+    "'",
+    "\\n",
+    "\\",
+    "desc:",
+    "[lyrics:\n",
+    "[desc:x]",
+    "[Genre] pop",
+    "Written by Ada",
+    "http://a.com",
+    "我们",
+    "夜",
+    "ฝน",
+    "x",
+    "2",
+    "F:",
+    "v1:",
+    "bg:",
+    "Both:",
+    "(oh oh)",
+    "a b c",
+    "...",
+    "!",
+    "~",
+    "*",
+    "_",
+    "Dialogue: 0,0:00:10.00,0:00:14.00,Default,,0,0,0,,x",
+    "1\t2\tx",
+    "start,end,text",
+    "\u200b",
+    "\u2028",
+    "\x00",
+    "：",
+    "［00:01］",
+    "[tt]<0,0>",
+    "<sync start=1>",
+    '{"t":0,"c":[]}',
+    "Embed",
+    "5.",
+    " - ",
+]
+
+
+def hostile_texts() -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(HOSTILE), min_size=1, max_size=4).flatmap(
+        lambda parts: st.sampled_from(["", " "]).map(lambda blank: blank.join(parts))
+    )
+
+
+def hostile_names() -> st.SearchStrategy[str]:
+    """Names that are no line of the song: such a line would be left out."""
+    return hostile_texts().map(lambda text: text.replace("Hello", "Harbor").replace("a b c", "d e f"))
+
+
+@st.composite
+def hostile_documents(draw: st.DrawFn) -> Document:
+    """Documents whose titles, names, descriptions and lines look like something else."""
+    is_timed = draw(st.booleans())
+    clock_s = 1.0
+    sections = []
+    maybe = st.one_of(st.just(""), hostile_texts())
+    for index in range(draw(st.integers(1, 3))):
+        label = draw(st.sampled_from(["verse", "chorus", "inst"])) if index or draw(st.booleans()) else None
+        lines = []
+        # "Title - Artist" is left out where nothing is sung, whoever wrote it
+        for text in draw(st.lists(hostile_texts().filter(lambda x: not may_be_title_line(x)), min_size=1, max_size=3)):
+            words = tuple((word, round(clock_s + 0.25 * k, 2)) for k, word in enumerate(text.split()))
+            end_s = clock_s + 3 if is_timed and draw(st.booleans()) else None
+            lines.append(
+                TextLine(text=text, start_s=clock_s if is_timed else None, end_s=end_s, words=words if is_timed else ())
+            )
+            clock_s += 4
+        sections.append(
+            TextSection(
+                label=label, name=draw(maybe) if label else "", description=draw(maybe) if label else "",
+                lines=tuple(lines), start_s=lines[0].start_s if label else None,
+            )
+        )  # fmt: skip
+    return Document(
+        sections=tuple(sections),
+        title=draw(st.one_of(st.just(""), hostile_names().map("Quiet {}".format))),
+        artist=draw(st.one_of(st.just(""), hostile_names().map("{} Merrow".format))),
+        style=draw(maybe),
+        duration_s=clock_s + 5 if is_timed else None,
+    )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@CALM
+@given(document=hostile_documents())
+def test_no_text_becomes_a_tag_a_stamp_or_another_line(name: str, document: Document) -> None:
+    form = FORMATS[name]
+    try:
+        fitted = fit(document, form.capacity, Changes())
+        text = convert(document, form, Changes(), "song")
+    except LyricFormatError:
+        return
+    assert form.read(text, Changes()) == [fitted]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_count_in_a_line_is_not_sung_twice(name: str) -> None:
+    lines = (TextLine(text="Hello (x2)", start_s=1.0), TextLine(text="Goodbye x3", start_s=5.0))
+    document = Document(sections=(TextSection(label="verse", lines=lines, start_s=1.0),), duration_s=9.0)
+    changes = Changes()
+    written = convert(document, FORMATS[name], changes, "song")
+    assert changes.counts["repeat count in a line"] == 2
+    read = FORMATS[name].read(written, Changes())[0]
+    assert [line.text for section in read.sections for line in section.lines] == ["Hello", "Goodbye"]
+
+
+@pytest.mark.parametrize(
+    ("title", "tag"),
+    [
+        ("Night Walk [Live]", "[ti:Night Walk (Live)]"),
+        ("a]\n[00:01.00]b", "[ti:a) (00:01.00)b]"),
+        ("<00:01.00>", "[ti:(00:01.00)]"),
+    ],
+)
+def test_titles_stay_titles(title: str, tag: str) -> None:
+    line = TextLine(text="One light", start_s=1.0)
+    document = Document(sections=(TextSection(label=None, lines=(line,)),), title=title, duration_s=9.0)
+    assert convert(document, FORMATS["lrc"], Changes(), "song").split("\n")[0] == tag
+
+
+def test_lines_that_read_as_something_else_are_left_out_and_named() -> None:
+    texts = ("One light", "Chorus", "http://a.com", "00:01.000 --> 00:02.000", "Written by Ada Merrow")
+    document = Document(sections=(TextSection(label="verse", lines=tuple(TextLine(text=text) for text in texts)),))
+    changes = Changes()
+    assert convert(document, FORMATS["ace-step"], changes, "song") == "[Verse]\nOne light\n"
+    assert changes.counts == {"line that does not read as words to sing": 4}
+
+
+def test_karaoke_and_labels() -> None:
+    text = "[ti:Quiet Harbor]\n[length:00:20.00]\n[00:02.50]<00:02.50>One <00:03.10>light\n[00:05.00]we run\n"
+    document = read_text(text, Changes())
+    assert convert(document, FORMATS["ultrastar"], Changes(), "song") == (
+        "#TITLE:Quiet Harbor\n#BPM:1500\n#GAP:0\n#END:20000\nF 250 60 0 One\nF 310 100 0  light\n- 500\n"
+        "F 500 100 0 we run\nE\n"
+    )
+    assert convert(document, FORMATS["audacity"], Changes(), "song") == (
+        "2.500000\t2.500000\tOne light\n5.000000\t5.000000\twe run\n"
+    )
+    labels = read_text("2.5\t4.0\tOne light\n5.0\t7.25\twe run", Changes())
+    assert convert(labels, FORMATS["audacity"], Changes(), "song") == (
+        "2.500000\t4.000000\tOne light\n5.000000\t7.250000\twe run\n"
+    )
 
 
 WRITTEN = {
@@ -204,6 +396,10 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         ('{"gt_lyric": "[verse] One."}', "songgeneration"),
         ("One\nTwo", "plain"),
         ("", "plain"),
+        ("#TITLE:x\n#BPM:300\n: 0 4 0 One", "ultrastar"),
+        ("1.0\t2.0\tOne", "audacity"),
+        ("1\n00:00:01,000 --> 00:00:02,000\nOne", "lrc"),
+        ("{hello} I sing", "plain"),
     ],
 )
 def test_guesses(text: str, name: str) -> None:

@@ -192,6 +192,31 @@ def test_title_lines_need_proof() -> None:
     assert len(parse_lyrics("oh my love - my darling\nI hunger", artist="someone").lines) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("Quiet Harbor - Jon Halloway\n{}", {"artist": "Jon Halloway"}),
+        ("Jon Halloway – Quiet Harbor\n{}", {"title": "Quiet Harbor"}),
+        ("Quiet Harbor by Jon Halloway\n{}", {"artist": "Jon Halloway"}),
+        ("Quiet Harbor Lyrics\n{}", {"title": "Quiet Harbor"}),
+        ("Jon Halloway Quiet Harbor\n\n{}", {"title": "Quiet Harbor", "artist": "Jon Halloway"}),
+        ("Letra Quiet Harbor\n{}", {"title": "quiet harbor"}),
+        ("#TITLE:Quiet Harbor\n#ARTIST:x\n#BPM:300\n: 0 4 0 Quiet\n: 4 4 0  Harbor - x\n- 8\n{}", None),
+        ("渡口 - 林小舟\n渡口 (现场版) - 林小舟\n{}", {"artist": "林小舟"}),
+    ],
+)
+def test_lines_with_a_given_title_or_artist_go(text: str, known: dict[str, str] | None) -> None:
+    sung = ["someone sings", "and sings on"]
+    if known is None:
+        text, known = text.format(": 99 4 0 someone\n: 104 4 0  sings\n- 120\n: 130 4 0 and sings on\nE"), {}
+    assert texts(parse_lyrics(text.format("\n".join(sung)), **known)) == sung  # type: ignore[arg-type]
+
+
+def test_a_title_that_is_sung_stays() -> None:
+    sung = ["Quiet Harbor", "I row back to you", "Quiet Harbor, oh my love", "we met by the harbor"]
+    assert texts(parse_lyrics("\n".join(sung), title="Quiet Harbor", artist="Jon Halloway")) == sung
+
+
 def test_markup_entities_forms_and_quotes_go() -> None:
     parsed = parse_lyrics("&gt; one&nbsp;two<br/>\n<i>three</i><br>four\n“five　six”\n＆ seven，eight。")
     assert texts(parsed) == ["one two", "three", "four", "five six", "& seven,eight"]

@@ -1,13 +1,17 @@
 """Decoding of lyrics files: every encoding the web uses, and everything that is no text."""
 
+import errno
 import os
+import random
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.lyrics_encoding import MAX_LYRICS_BYTES, LyricsError, clean_text, decode_lyrics, read_lyrics
+from pipeline.input_file import MachineReadError
+from pipeline.lyrics_encoding import MAX_LYRICS_BYTES, LyricsError, clean_text, decode_lyrics, read_lyrics, read_text
 
 CHINESE = "窗外的雨声敲着旧木门\n我把信纸折成一只小船\n让它漂向很远的海"
 TRADITIONAL = "請你帶我回到那個家\n門前開着紅色的山茶\n我們坐在學校的操場"
@@ -49,7 +53,6 @@ def test_decodes_what_was_encoded(text: str, encoding: str) -> None:
         b"\x00" * 100,
         b"\xff\xfe\x00",
         b"\xef\xbb\xbf\xff\xff\xff",
-        "Привет, мой мир".encode("cp1251"),
         b"\xff\xfe" + b"\x00\xd8" * 10,
     ],
 )
@@ -82,6 +85,140 @@ def test_any_bytes_decode_or_raise_lyrics_error(data: bytes) -> None:
     assert clean_text(text) == text
 
 
+LYRICS = {
+    "pl": "Czekam na ciebie przy oknie\nże już świt, a ja wciąż śpię\nPóźno już, zgaś światło",
+    "cs": "Čekám tě u okna každý den\npříliš žluťoučký kůň pěl ódy",
+    "hu": "Várlak az ablaknál minden nap\nőszi szél fúj, tűnődöm én",
+    "hr": "Čekam te kraj prozora\nžao mi je što si otišla, đavole",
+    "tr": "Seni bekliyorum pencerede\ngüneş doğuyor, içim ağlıyor, İstanbul",
+    "lt": "Laukiu tavęs prie lango\nžvaigždės šviečia, širdis dūžta",
+    "fr": FRENCH.replace("’", "'"),
+    "es": "¿Dónde estás, niño? Mañana será otro día\nel corazón",
+    "pt": "não sei por que você se foi\nquantas saudades, coração",
+    "de": "Für dich allein, über den Wolken\nweißt du, schön",
+    "sv": "Här är jag, nu går vi hem över ängen",
+    "is": "Þú ert það besta sem ég á\nég sé þig aðeins í draumum",
+    "ru": "Привет, мой мир\nя жду тебя у окна",
+    "uk": "Я чекаю тебе біля вікна\nмоя єдина, їду до тебе",
+    "el": "Σε περιμένω στο παράθυρο\nη αγάπη μου είναι εδώ",
+    "he": "אני מחכה לך ליד החלון",
+    "ar": "أنا أنتظرك عند النافذة كل يوم",
+    "th": "ฉันรอเธออยู่ที่หน้าต่าง\nทุกวันคืน",
+    "ko": "창밖에 비가 내려요\n나는 너를 기다려요 oh baby",
+    "ja": "夜の窓に雨が降る\n古い手紙を読み返す",
+}
+CODECS_OF = {
+    **dict.fromkeys(("pl", "cs", "hu", "hr"), ("cp1250", "iso8859_2")),
+    **dict.fromkeys(("fr", "es", "pt", "de", "sv"), ("cp1252", "latin-1", "mac_roman", "cp850")),
+    "tr": ("cp1254", "iso8859_9"),
+    "lt": ("cp1257",),
+    "is": ("cp1252",),
+    "ru": ("cp1251", "koi8_r", "cp866"),
+    "uk": ("cp1251",),
+    "el": ("cp1253", "iso8859_7"),
+    "he": ("cp1255",),
+    "ar": ("cp1256",),
+    "th": ("cp874",),
+    "ko": ("euc_kr", "cp949"),
+    "ja": ("cp932", "euc_jp"),
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "encoding"), [(language, codec) for language, codecs in CODECS_OF.items() for codec in codecs]
+)
+def test_encodings_of_many_languages_are_told_from_each_other(language: str, encoding: str) -> None:
+    text = LYRICS[language]
+    for known in ("", language):
+        read = read_text(text.encode(encoding), known)
+        assert read.text == text, read
+        assert read.warnings == ()
+
+
+@pytest.mark.parametrize("language", ["ja", "ko", "ru"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_needs_no_mark(language: str, encoding: str) -> None:
+    assert decode_lyrics(LYRICS[language].encode(encoding)) == LYRICS[language]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [("euc_kr", "euc_kr"), ("euc_jp", "euc_jp"), ("shift_jis", "shift_jis"), ("cp1250_polish", "cp1250")],
+)
+def test_cases_of_users_are_read(shared: Path, name: str, encoding: str) -> None:
+    data = (shared / "cases" / f"{name}.txt").read_bytes()
+    assert read_lyrics(shared / "cases" / f"{name}.txt") == data.decode(encoding)
+
+
+def test_utf_8_that_is_cut_or_has_a_western_line_is_read_with_a_warning(shared: Path) -> None:
+    data = (shared / "cases" / "cut_utf8_japanese.txt").read_bytes()
+    read = read_text(data)
+    assert read.text == data.decode("utf-8", "replace")
+    assert read.warnings == ("lyrics_encoding: UTF-8 that is cut in the middle of its last character",)
+    read = read_text("été à la mer\noù êtes-vous\n".encode() + "déjà vu\n".encode("latin-1"))
+    assert read.text == "été à la mer\noù êtes-vous\ndéjà vu\n"
+    assert read.warnings == ("lyrics_encoding: UTF-8, but 1 of 3 lines are not and were read as Western",)
+
+
+def test_readings_that_are_equally_good_are_told_and_the_language_decides() -> None:
+    data = "Čekam te kraj prozora".encode("cp1250")
+    read = read_text(data)
+    assert re.fullmatch("lyrics_encoding: read as cp1252, cp1250 or .* is as likely", read.warnings[0])
+    assert read_text(data, "hr").text == "Čekam te kraj prozora"
+    assert read_text(data, "hr").warnings == ()
+
+
+LEADS = [bytes([first, second]) for first in range(0x81, 0xFF) for second in (0x30, 0x40, 0x62, 0x64, 0xA3, 0xA5)]
+MARKS = [b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff", b"\xef\xbb\xbf", b"\x84\x31\x95\x33", b"\xff\xfe", b"\xfe\xff"]
+CODECS = ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "gb18030", "big5hkscs", "cp1252", "latin-1"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x88\x62", b"\x88\x64" * 40, b"la la\n\x88\xa3\x88\xa5\n", b"\xa4\xa4\x88\x62\xa4\xe5"]
+)
+def test_two_characters_of_one_code_are_no_error(data: bytes) -> None:
+    """Big5-HKSCS has four codes for a letter with an accent that it has by itself nowhere."""
+    try:
+        assert decode_lyrics(data).encode()
+    except LyricsError:
+        return
+
+
+def test_random_bytes_in_every_encoding_decode_or_raise_lyrics_error() -> None:
+    generator = random.Random(7)
+    codes = (0x20, 0x61, 0xE9, 0x401, 0x3042, 0x4E00, 0x6211, 0x1F3B5)
+    num_read = 0
+    for number in range(20_000):
+        text = "".join(map(chr, generator.choices(codes, k=9)))
+        data = (
+            generator.randbytes(number % 24 + 1),
+            b"".join(generator.choices(LEADS, k=number % 9 + 1)),
+            text.encode(generator.choice(CODECS), "replace") + generator.randbytes(number % 3),
+            b"la la " + generator.randbytes(number % 4 + 1) + b" la la",
+            generator.choice(MARKS) + generator.randbytes(number % 16),
+        )[number % 5]
+        try:
+            decoded = decode_lyrics(data)
+        except LyricsError:
+            continue
+        num_read += 1
+        assert decoded.encode().decode() == decoded
+    assert num_read > 5_000
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE])
+def test_a_machine_that_cannot_read_is_no_fault_of_the_lyrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*arguments: object, **settings: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "a.txt").write_text("la")
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(MachineReadError, match=os.strerror(number)):
+        read_lyrics(tmp_path / "a.txt")
+
+
 def test_read_lyrics_refuses_what_is_no_file(tmp_path: Path) -> None:
     pipe, loop, folder = tmp_path / "pipe", tmp_path / "loop", tmp_path / "folder"
     os.mkfifo(pipe)
@@ -90,6 +227,11 @@ def test_read_lyrics_refuses_what_is_no_file(tmp_path: Path) -> None:
     for path in (pipe, loop, folder, tmp_path / "missing"):
         with pytest.raises(LyricsError, match=path.name):
             read_lyrics(path)
+
+
+def test_an_empty_file_holds_no_lyrics(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"")
+    assert read_lyrics(tmp_path / "a.txt") == ""
 
 
 def test_read_lyrics_reads_a_file(tmp_path: Path) -> None:

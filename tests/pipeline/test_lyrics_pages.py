@@ -97,7 +97,7 @@ def shown(parsed: ParsedLyrics) -> str:
         (FRENCH, "0v:Je rame 1c:Port 2v:L'eau 3c:Port+"),
         (GERMAN, "0v:Ich rudere 1c:Hafen 2v:Wasser 3c:Hafen+ 4c:Hafen+"),
         (MARKDOWN, "0v:I row 0v:at dawn 1c:Harbor"),
-        (TTML, "-1-:I row -1-:at dawn"),
+        (TTML, "-1-:1=I row -1-:4=at dawn"),
     ],
 )  # fmt: skip
 def test_what_is_left_to_sing(page: str, expected: str) -> None:
