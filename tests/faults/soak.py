@@ -2,8 +2,8 @@
 
 Songs are made of the bundled ones at other speeds. Each command runs once undisturbed. Then all three run in turn, each
 killed with its whole process group at a random moment within a minute and started again until it ends, and what it
-leaves is compared byte for byte (checkpoints by their tensors). The last line is one JSON object: kills, runs, peak memory of the first and the last
-run; exit code 0 if all bytes are equal and memory stays flat.
+leaves is compared byte for byte (checkpoints by their tensors). The last line is one JSON object: kills, runs, peak
+memory of the first and the last run; exit code 0 if all bytes are equal and memory stays flat.
 """
 
 import argparse
