@@ -6,13 +6,16 @@ Lyrics come from strangers: the encoding is guessed from the bytes alone, and wh
 import io
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import ftfy
 
 from pipeline.input_file import InputFileError, machine_error, open_regular
 from pipeline.legacy_encodings import MIN_LEAD, read_latin, read_scripts, read_utf16
+from pipeline.lyrics_text import KEPT_MARKS, mend_joiners
 from pipeline.text_language import identify_text
 
 MAX_LYRICS_BYTES = 1_000_000  # the longest songs have about 10 kB of lyrics
@@ -37,6 +40,8 @@ _BYTE_ORDER_MARKS = (  # longer marks first: the UTF-32 one starts with the UTF-
 )
 _MAYBE_MISREAD = re.compile("[\u00c2-\u00f4][^\\x00-\\x7f]")  # how a sequence of UTF-8 begins, read as Western
 _LINE_BREAKS = re.compile("\r\n|[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
+_ASCII_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+_LOOKED_AT = frozenset({"Cc", "Cf", "Cs", "Co", "Mn"})
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})  # control, format (zero-width, bidi), surrogates, private use
 
 
@@ -198,9 +203,11 @@ def _without_cut_character(line: bytes) -> str | None:
 
 def mend_misread(text: str) -> str:
     """Undo a wrong decoding that was saved: UTF-8 or GBK that somebody read as Windows-1252 ("donâ€™t", "ÎÒÃÇ")."""
-    letters = [char for char in text if char.isalpha()]
-    accented = sum("\xc0" <= char <= "\xff" for char in letters)
-    if accented >= MIN_MISREAD_LETTERS and accented > MAX_ACCENT_SHARE * len(letters):
+    if text.isascii():
+        return text
+    accented = sum(text.count(char) for char in set(text) if "\xc0" <= char <= "\xff" and char.isalpha())
+    num_letters = sum(map(str.isalpha, text)) if accented >= MIN_MISREAD_LETTERS else 0
+    if accented >= MIN_MISREAD_LETTERS and accented > MAX_ACCENT_SHARE * num_letters:
         data = _decodes_to_bytes(text)
         if data is not None and _common_han_share(data, "gb18030") >= MIN_MISREAD_HAN_SHARE:
             return data.decode("gb18030")
@@ -218,17 +225,37 @@ def _decodes_to_bytes(text: str) -> bytes | None:
 
 
 def clean_text(text: str) -> str:
-    """Remove what no reader sees: control, zero-width, bidirectional and private characters, piled-up accents."""
-    kept: list[str] = []
+    """Remove what no reader sees: control, bidirectional and private characters, piled-up accents.
+
+    Zero-width spaces between words become blanks, and joiners stay where they spell (`pipeline.lyrics_text`).
+    """
+    text = _LINE_BREAKS.sub("\n", text)
+    if _may_need_cleaning(text):
+        text = "".join(_visible(mend_joiners(text)))
+    return unicodedata.normalize("NFC", text)
+
+
+def _may_need_cleaning(text: str) -> bool:
+    """Whether a character is one that `_visible` looks at; nearly all texts have none."""
+    if text.isascii():
+        return _ASCII_CONTROL.search(text) is not None
+    return any(_category(char) in _LOOKED_AT for char in set(text) - {"\n", "\t"})
+
+
+def _visible(text: str) -> Iterator[str]:
     run = 0
-    for char in _LINE_BREAKS.sub("\n", text):
-        category = unicodedata.category(char)
-        if category in _INVISIBLE and char not in "\n\t":
+    for char in text:
+        category = _category(char)
+        if category in _INVISIBLE and char not in KEPT_MARKS:
             continue
         run = run + 1 if category == "Mn" else 0
         if run <= MAX_COMBINING_RUN:
-            kept.append(char)
-    return unicodedata.normalize("NFC", "".join(kept))
+            yield char
+
+
+@lru_cache(maxsize=1 << 16)
+def _category(char: str) -> str:
+    return unicodedata.category(char)
 
 
 def _guess_utf16(data: bytes) -> str | None:
@@ -290,8 +317,8 @@ def _check_accents(text: str, encoding: str) -> None:
 
 
 def _control_share(text: str) -> float:
-    controls = sum(unicodedata.category(char) in ("Cc", "Cs", "Cn") and char not in "\n\r\t\f\v\x85" for char in text)
-    return controls / max(len(text), 1)
+    strange = [char for char in set(text) if _category(char) in ("Cc", "Cs", "Cn") and char not in "\n\r\t\f\v\x85"]
+    return sum(map(text.count, strange)) / max(len(text), 1)
 
 
 def _decodes(data: bytes, encoding: str) -> str | None:

@@ -67,7 +67,7 @@ def test_refuses_more_than_a_megabyte() -> None:
 
 
 def test_removes_invisible_characters_and_normalises() -> None:
-    dirty = "he\u200bllo\u202e\ufeff w\x00orld\r\ncafe\u0301\u2028so\u00adft\ttab\x07\rend"
+    dirty = "he\u200dllo\u200bw\x00orld\u202e\ufeff\r\ncafe\u0301\u2028so\u00adft\ttab\x07\rend"
     assert clean_text(dirty) == "hello world\ncaf\u00e9\nsoft\ttab\nend"
 
 
