@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.model.conftest import rank_environment, ranks  # noqa: F401  # fixtures of a training run
+
 
 class Disk:
     """A file system in memory, mounted at `path`."""

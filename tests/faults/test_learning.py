@@ -14,7 +14,6 @@ from model.checkpoint import CheckpointError
 from model.ranks import Ranks
 from model.training_run import TrainingRun
 from tests.jobs import crash_codebook
-from tests.model.conftest import rank_environment, ranks  # noqa: F401 - fixtures
 from tests.model.tiny_dataset import build_song, tiny_config, write_tiny_dataset
 
 from .conftest import Disk
