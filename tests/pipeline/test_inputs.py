@@ -1,11 +1,13 @@
 import json
+import logging
 import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.inputs import InputError, find_songs
+from pipeline.clean_folder import LOCK
+from pipeline.inputs import InputError, find_songs, scan
 
 
 def put(root, *names):
@@ -125,3 +127,76 @@ def test_half_an_emoji_is_replaced(tmp_path):
     (song,) = find_songs(tmp_path / "songs.jsonl")
     assert song.title == "x ?"
     assert song.lyrics_text.encode()
+
+
+def count_files(root):
+    return sum(len(names) for _, _, names in os.walk(root))
+
+
+def test_every_file_of_a_folder_counts_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    put(tmp_path, "a.mp3", "a.flac", "a.lrc", "a.txt", "b.mp3", "b.en.lrc", "c.mp3", "lost.LRC", "cover.JPG", "x.json")
+    put(tmp_path, "._a.mp3", ".DS_Store", "__MACOSX/._b.mp3", "__MACOSX/d/e.mp3", ".Trash-1000/files/f.mp3", "Makefile")
+    put(tmp_path, "@eaDir/g.mp3/x.jpg", "songs.csv", "odd.thisisnosuffixatall")
+    (tmp_path / "c.lrc").touch()
+    found = scan(tmp_path)
+    assert [song.audio for song in found.songs] == ["a.flac", "a.mp3", "b.mp3", "c.mp3"]
+    assert found.passed_over == {
+        ".mp3: left behind by a file system": 4,
+        "no suffix: not audio or lyrics": 2,
+        ".csv: not audio or lyrics": 1,
+        ".jpg: left behind by a file system": 1,
+        ".jpg: not audio or lyrics": 1,
+        ".json: not audio or lyrics": 1,
+        ".lrc: empty": 1,
+        ".lrc: no song of this name": 1,
+        ".txt: other lyrics of the song are preferred": 1,
+        "no suffix: left behind by a file system": 1,
+    }
+    lyrics = {song.lyrics_path for song in found.songs if song.lyrics_path}
+    assert len(found.songs) + len(lyrics) + sum(found.passed_over.values()) == count_files(tmp_path)
+    assert "passed over: 4 .mp3: left behind by a file system; 2 no suffix: not audio or lyrics; 1 .csv" in caplog.text
+    assert find_songs(tmp_path) == found.songs
+
+
+def test_a_language_in_the_name_of_lyrics_is_that_of_the_song(tmp_path):
+    put(tmp_path, "song.mp3", "song.ko.lrc", "other.mp3", "other.lrc")
+    assert [(song.song_id, song.language) for song in find_songs(tmp_path)] == [("other", ""), ("song", "ko")]
+
+
+def test_lyrics_in_another_folder_are_hinted_at(tmp_path):
+    put(tmp_path, "audio/My Song.mp3", "lyrics/my_song.txt", "audio/01.mp3", "lyrics/01.txt")
+    first, song = find_songs(tmp_path)
+    assert song.lyrics_path is None
+    assert song.hint == (
+        "lyrics/my_song.txt: not taken for its lyrics; call the file My Song.txt beside it, or name it in a manifest's "
+        "lyrics_path"
+    )
+    assert first.hint == ""  # "01" is a name that any song may have
+
+
+def test_what_cleaning_wrote_is_no_input(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    put(tmp_path, "a.mp3", f"clean/{LOCK}", "clean/vocals/a.flac", "clean/lyrics/a.lrc", "b/c.mp3")
+    assert [song.song_id for song in find_songs(tmp_path)] == ["a", "b/c"]
+    assert "clean: not read, cleaning wrote it" in caplog.text
+    with pytest.raises(InputError, match="cleaning wrote this folder; name the one with the audio"):
+        find_songs(tmp_path / "clean")
+
+
+def test_a_folder_without_songs_says_what_it_holds(tmp_path):
+    put(tmp_path, "a.pdf", "b.pdf", "c.lrc")
+    with pytest.raises(InputError, match=r"no songs found \(passed over: 2 .pdf: not audio or lyrics; 1 .lrc: no song"):
+        find_songs(tmp_path)
+
+
+def test_a_manifest_finds_lyrics_beside_its_audio_by_the_same_names(tmp_path):
+    put(tmp_path, "x/Song.mp3", "x/song.en.LRC", "x/b.mp3", "x/b_lyrics.txt")
+    rows = [{"audio": "x/Song.mp3"}, {"audio": "x/b.mp3", "language": "ko"}, {"audio": "gone/c.mp3"}]
+    (tmp_path / "songs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    gone, song, other = find_songs(tmp_path / "songs.jsonl")
+    assert (gone.lyrics_path, gone.hint) == (None, "")
+    assert (song.lyrics_path, song.language) == (tmp_path / "x/song.en.LRC", "en")
+    assert (other.lyrics_path, other.language) == (None, "ko")
+    assert other.hint.startswith("b_lyrics.txt: not taken for its lyrics; call the file b.txt beside it")
+    assert scan(tmp_path / "songs.jsonl").passed_over == {}
