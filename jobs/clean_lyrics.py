@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from pipeline.clean_folder import (
     write_table,
 )
 from pipeline.clean_song import CleanSettings
-from pipeline.inputs import InputError, SongInput, find_songs
+from pipeline.inputs import InputError, SongInput, scan
 from pipeline.report import write_report
 from shards.atomic_file import remove_temporaries
 
@@ -54,7 +54,8 @@ def clean(
     """Clean all songs of `source` into `out` and return the totals of the run."""
     started = time.monotonic()
     require_apart(source, out)
-    songs = find_songs(source)[:limit]
+    found = scan(source)
+    songs = found.songs[:limit]
     require_fit(check_quickly(out, uses_gpu=options.device != "cpu"))
     settings = settings.locate_models(song.language for song in songs)
     with claim_folder(out, out / LOCK, "cleaning"):
@@ -75,7 +76,7 @@ def clean(
             # A worker that has read files starts to listen sooner.
             with readers.fit(cluster.encoders(options.workers)) as listeners:
                 _listen(out, todo, make_worker, listeners, options)
-        return write_outputs(out, songs, settings, time.monotonic() - started, num_finished)
+        return write_outputs(out, songs, settings, time.monotonic() - started, num_finished, found.passed_over)
 
 
 def _look_at_files(
@@ -129,6 +130,7 @@ def write_outputs(
     settings: CleanSettings,
     wall_s: float,
     resumed: int,
+    passed_over: Mapping[str, int],
 ) -> dict[str, Any]:
     """Gather the records of all songs into the tables, the report and the totals."""
     records = [(song, read_record(out, song.song_id)) for song in songs]
@@ -155,6 +157,7 @@ def write_outputs(
         "failed": len(failed),
         "lines": dict(Counter(line["edit"] for row in rows if row["verdict"] == "keep" for line in row["lines"])),
         "dropped_lines": dict(Counter(line["reason"] for row in rows for line in row["dropped"])),
+        "passed_over": dict(passed_over),  # files that are no songs, by suffix and reason
         "audio_hours": round(sum(row["duration_s"] for row in rows) / 3600, 4),
         "finished_before": resumed,
         "seconds_per_stage": {name: round(value, 2) for name, value in sorted(seconds.items())},

@@ -12,6 +12,7 @@ from jobs.cluster import Row
 from jobs.failures import Failure, attempt
 from pipeline.audio import AudioDecodeError, hash_file, require_regular_file
 from pipeline.audio_fingerprint import find_near_duplicates
+from pipeline.audio_tags import fill_from_tags, read_tags
 from pipeline.check_audio import CheckAudio
 from pipeline.checked_audio import CheckedAudio, check_file
 from pipeline.clean_folder import read_record, write_record
@@ -52,10 +53,12 @@ class Survey:
         return row | ({"failed": found} if isinstance(found, Failure) else found)
 
     def _look(self, source: SongInput) -> Row:
-        """Return sha256, fingerprint, checked, num_letters and text_language (of the lyrics), finished."""
+        """Return what is known of the file: `source` with what its tags say, hash, checks, size of its lyrics."""
         require_regular_file(source.path)
         sha256 = hash_file(source.path)
         checked = check_file(self.out, source.path, sha256, self.settings.check())
+        if not checked.unreadable:
+            source = fill_from_tags(source, read_tags(source.path, source.language))
         text_language = ""
         try:
             lyrics = lyrics_bytes(source)
@@ -68,6 +71,7 @@ class Survey:
         fingerprint = song_fingerprint(self.settings_fingerprint, sha256, source, lyrics)
         record = read_record(self.out, source.song_id)
         return {
+            "source": source,
             "sha256": sha256,
             "fingerprint": fingerprint,
             "checked": checked,
@@ -103,17 +107,21 @@ def settle(out: Path, surveyed: Sequence[Row], settings: CleanSettings) -> tuple
             num_finished += 1
         elif checked.unreadable:
             quarantine(out, row | {"quarantine": checked.unreadable})
-        elif drop := checked.drop or judge_lyrics(row["num_letters"], checked.duration_s, settings):
+        elif drop := checked.drop or judge_lyrics(row["num_letters"], checked.duration_s, settings, row["source"].hint):
             _reject(out, row, drop, row["fingerprint"])
         else:
             todo.append(row)
     return todo, num_finished
 
 
-def judge_lyrics(num_letters: int, duration_s: float, settings: CleanSettings) -> Drop | None:
-    """Return why lyrics of so many letters cannot be those of a song of this length, if they cannot."""
+def judge_lyrics(num_letters: int, duration_s: float, settings: CleanSettings, hint: str = "") -> Drop | None:
+    """Return why lyrics of so many letters cannot be those of a song of this length, if they cannot.
+
+    `hint` says where lyrics seem to lie that were not taken.
+    """
     if not num_letters:
-        return None if settings.lyrics_from_asr else Drop("no_lyrics", "no line to sing in the given lyrics")
+        detail = f"no line to sing in the given lyrics{f'; {hint}' if hint else ''}"
+        return None if settings.lyrics_from_asr else Drop("no_lyrics", detail)
     if num_letters > MAX_LETTERS_PER_S * duration_s:
         return Drop("lyrics_mismatch", f"{num_letters} letters in {duration_s:.0f} s are more than anybody can sing")
     return None

@@ -25,6 +25,7 @@ from jobs.failures import Failure, FailureBudget, attempt
 from jobs.output_folder import claim_folder, require_apart
 from jobs.run_options import RunOptions, add_run_flags, read_run_options
 from pipeline.audio import AudioDecodeError, decode_audio, hash_file, require_regular_file
+from pipeline.audio_tags import fill_from_tags, read_tags
 from pipeline.clean_folder import write_text
 from pipeline.clean_song import lyrics_bytes
 from pipeline.encode_song import MODELS, SongEncoder, SongToEncode, describe_models
@@ -115,6 +116,7 @@ class Survey:
         if source.problem:
             raise AudioDecodeError(source.problem)
         duration_s = decode_audio(source.path).duration_s
+        source = fill_from_tags(source, read_tags(source.path, source.language))
         text = decode_lyrics(lyrics_bytes(source), source.language)
         return song_from_raw(source, text, hash_file(source.path), duration_s, self._models)
 

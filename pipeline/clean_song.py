@@ -150,6 +150,8 @@ def start_song(source: SongInput, sha256: str) -> Song:
         artist=source.artist,
         sha256=sha256,
     )
+    if source.hint:
+        song.warnings.append(f"lyrics: {source.hint}")
     try:
         read = read_text(lyrics_bytes(source), source.language)
         song.lyrics_text = read.text

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -9,7 +10,7 @@ from jobs.clean_survey import Survey, find_originals, settle
 from jobs.output_folder import claim_folder
 from pipeline.check_audio import CheckAudio
 from pipeline.clean_folder import read_record
-from pipeline.clean_song import CleanSettings
+from pipeline.clean_song import CleanSettings, start_song
 from pipeline.inputs import InputError, SongInput, find_songs
 from pipeline.model_files.profiles import get_profile
 from pipeline.song import Drop, Song
@@ -203,3 +204,31 @@ def test_facts_that_cannot_be_written_are_no_fault_of_a_song(tmp_path):
     (tmp_path / "out" / ".checked").write_text("a file where a folder belongs")
     with pytest.raises(StageError, match=r"\.checked.* cannot be written: .*directory"):
         survey(tmp_path / "raw", tmp_path / "out")
+
+
+def test_lyrics_and_names_inside_a_file_are_a_source_below_those_beside_it(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("a", "b"):
+        put(raw / f"{name}.wav", melody(ord(name)), lyrics="beside the file" if name == "b" else "")
+        samples, rate = soundfile.read(raw / f"{name}.wav")
+        (raw / f"{name}.wav").unlink()
+        with av.open(str(raw / f"{name}.flac"), "w") as container:
+            container.metadata.update({"TITLE": "Night Walk", "LYRICS": "a line within\nthe file itself"})
+            stream = container.add_stream("flac", rate=rate, layout="mono")
+            frame = av.AudioFrame.from_ndarray((samples[None] * 32_767).astype("int16"), format="s16", layout="mono")
+            frame.rate = rate
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                container.mux(packet)
+    todo, _ = settle(out, survey(raw, out), SETTINGS)
+    texts = {row["source"].song_id: start_song(row["source"], row["sha256"]).lyrics_text for row in todo}
+    assert texts == {"a": "a line within\nthe file itself", "b": "beside the file"}
+    assert {row["source"].title for row in todo} == {"Night Walk"}
+
+
+def test_lyrics_under_another_name_are_told(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    put(raw / "song.wav", melody(0), lyrics="")
+    put(raw / "other.wav", melody(1), lyrics="la la")
+    (raw / "song_lyrics.txt").write_text("a line to sing")
+    settle(out, survey(raw, out), SETTINGS)
+    assert "song_lyrics.txt" in read_record(out, "song")["row"]["detail"]
