@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -187,7 +188,14 @@ def _join_or_start() -> str:
     # for it and `ray job submit` would fail. It listens on this machine only.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.update(_worker_environment())
-    ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.ERROR)
+    try:
+        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, logging_level=logging.ERROR)
+    except OSError as error:  # its sockets lie in the temporary folder, and the path of a socket has 107 bytes
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        raise JobError(
+            f"Ray cannot start: {error}. Its temporary folder is {folder}; set RAY_TMPDIR to one with a short name that "
+            "can be written"
+        ) from error
     return "started a Ray for this run"
 
 

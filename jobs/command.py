@@ -97,7 +97,7 @@ def run_command(main: Callable[[], tuple[dict[str, Any], int]]) -> NoReturn:
     except _USE_ERRORS as error:
         sys.exit(_fail(str(error), EXIT_WRONG_USE))
     except OSError as error:  # a full disk, a folder that cannot be written
-        sys.exit(_fail(f"{error.filename or 'disk'}: {error.strerror}", EXIT_SHORT))
+        sys.exit(_fail(f"{error.filename or 'disk'}: {error.strerror or error}", EXIT_SHORT))
     except JobError as error:
         sys.exit(_fail(str(error), EXIT_SHORT))
     finally:

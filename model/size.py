@@ -1,4 +1,4 @@
-"""How large a model is and what a training step costs, without building it.
+"""How large a model is, and what a training step costs in operations and in memory, without building it.
 
 Shape legend: S positions of a song's LM sequence, T frames, N blocks, D width.
 """
@@ -9,12 +9,21 @@ import torch
 from torch import nn
 
 from model.config import ModelConfig
+from model.finetune import choose_trained
+from model.lm import OUTPUT_MULTIPLE
+from model.losses import CHUNK_POSITIONS
 from model.noise import count_rendered
 from model.recompute import Recompute
+from model.settings import RunConfig, deepspeed_settings
 from model.song_model import SongModel
 
 BACKWARD_FACTOR = 2  # the backward pass multiplies twice for each multiplication of the forward pass
 A100_FLOPS = 312e12  # bf16 operations a second, NVIDIA's datasheet; the paper trained on 16 of them
+# Vectors that embeddings, the LM's norm, the head and the DiT's input keep; counted on the meta device.
+ENDS_PER_POSITION, ENDS_PER_FRAME = 5.0, 2.56
+LOGIT_BYTES = 12  # of one logit of a chunk: bf16 and float32, and the gradient of both
+LIVE_NUMBERS = 1_000_000_000  # of weights that ZeRO 3 keeps whole at a time: DeepSpeed's stage3_max_live_parameters
+MASTER_BYTES, MOMENTS_BYTES = 4, 8  # of a parameter in AdamW: float32 weights, two float32 moments
 
 
 def count_parameters(config: ModelConfig) -> dict[str, int]:
@@ -69,6 +78,111 @@ def flops_per_step(
     return step | {"total": sum(step.values())}
 
 
+def count_trained(run: RunConfig) -> tuple[int, int]:
+    """Return how many numbers the model has, adapters included, and how many of them train."""
+    with torch.device("meta"):
+        model = SongModel(run.model)
+        choose_trained(model, run.finetune)
+    numbers = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(count for count, _ in numbers), sum(count for count, is_trained in numbers if is_trained)
+
+
+def count_positions(config: ModelConfig, num_frames: int, num_lyrics: int, num_prompt_frames: int) -> tuple[int, int]:
+    """Return the positions of one song in the LM, and of one of its blocks in the DiT."""
+    num_blocks = num_frames // config.block_frames
+    lm_positions = num_prompt_frames + num_lyrics + 1 + num_blocks * (config.block_frames + 1)
+    return lm_positions, 1 + 3 * config.block_frames + (config.time_conditioning == "prepend")
+
+
+def activation_bytes(config: ModelConfig, num_frames: int, recompute: Recompute, number_bytes: int = 2) -> float:
+    """Return what the backward pass of one song waits for, as PyTorch's own operations keep it.
+
+    Attention keeps queries, keys, values, output and one number per row, as fused kernels do. Compiled layers keep
+    less. The song has the longest lyrics and prompt, and more than one chunk of targets (`model.losses`).
+
+    Args:
+        config: the model's shape.
+        num_frames: of the song.
+        recompute: what is computed again instead.
+        number_bytes: of an activation; 2 for bf16.
+    """
+    conditions, scale = config.conditions, config.ffn_scale
+    lm_positions, dit_positions = count_positions(
+        config, num_frames, conditions.max_lyric_tokens, conditions.prompt_frames
+    )
+    num_rendered = count_rendered(num_frames // config.block_frames, config.dropout.blocks)
+    # In vectors of the width: up to attention (input, norm, q, k, v, rotated q and k), then the rest (output,
+    # residual, norm, gate and up, their product). The LM's norm keeps 3 more, as RMSNorm has no kernel of its own
+    # before PyTorch 2.9, and its attention's output is kept twice.
+    before, after, rms = {
+        False: (7, 3 + 3 * scale, 6),
+        "cheap": (6, 2 + 2 * scale, 0),
+        "selective": (7, 2, 3),
+        True: (1, 0, 0),
+    }[recompute]
+    copy = 0 if recompute is True else 1
+    lm_vectors = config.lm_layers * lm_positions * (before + after + rms + copy)
+    dit_vectors = num_rendered * (
+        config.dit_layers * dit_positions * (before + after) - after * (dit_positions - config.block_frames)
+    )
+    ends = ENDS_PER_POSITION * lm_positions + ENDS_PER_FRAME * num_frames + count_outputs(config)
+    return number_bytes * config.dim * (lm_vectors + dit_vectors + ends)
+
+
+def count_outputs(config: ModelConfig) -> int:
+    """Return how many outputs the head computes: codes, EOS, and what fills them up; its padded weights are kept."""
+    return -(-(config.codebook_size + 1) // OUTPUT_MULTIPLE) * OUTPUT_MULTIPLE
+
+
+def memory_per_gpu(run: RunConfig, world_size: int) -> dict[str, float]:
+    """Return the bytes of one GPU by part, and their total, by arithmetic; the longest songs, the longest lyrics.
+
+    Weights and gradients as DeepSpeed holds them in this ZeRO stage. Not in it: what PyTorch's allocator loses between
+    blocks, and CUDA's own, together a few GB.
+
+    Args:
+        run: the configuration.
+        world_size: GPUs of the run, 1 or more.
+    """
+    trainer, stage = run.trainer, run.trainer.zero_stage
+    settings = deepspeed_settings(run, world_size)
+    zero = settings["zero_optimization"]
+    number_bytes = 2 if trainer.precision == "bf16" else 4
+    total, trained = count_trained(run)
+    share = 1 / world_size if stage else 1.0
+    optimizer = trained * share * (MASTER_BYTES * (stage > 0) + MOMENTS_BYTES + 4 * (trainer.ema_decay > 0))
+    if (zero.get("offload_optimizer") or {}).get("device", "none") == "cpu":
+        optimizer = 0.0
+    sums_bytes = 4 if settings.get("data_types", {}).get("grad_accum_dtype", "fp32") == "fp32" else 2
+    gradients = {
+        0: trained * number_bytes,
+        1: trained * (sums_bytes + 4 * share),  # whole on every GPU; the update copies its share to float32
+        2: trained * (number_bytes + sums_bytes * share),  # of one micro-batch, and the sums
+        3: trained * sums_bytes * share,
+    }[stage]
+    live = zero.get("stage3_max_live_parameters", LIVE_NUMBERS) if world_size > 1 else 0
+    songs, num_frames = trainer.micro_batch_size, run.data.max_crop_frames // run.model.block_frames
+    num_frames *= run.model.block_frames
+    lm_positions, dit_positions = count_positions(
+        run.model, num_frames, run.model.conditions.max_lyric_tokens, run.model.conditions.prompt_frames
+    )
+    widest = songs * max(lm_positions, dit_positions * (num_frames // run.model.block_frames))
+    again = activation_bytes(run.model, num_frames, False, number_bytes) / (run.model.lm_layers + run.model.dit_layers)
+    parts = {
+        "weights": number_bytes * (total * share + min(total, live) if stage == 3 else total),
+        "gradients": float(gradients),
+        "optimizer": optimizer,
+        "buckets": 2.0 * 4 * min(zero["reduce_bucket_size"], trained) if stage else 0.0,
+        "activations": songs * activation_bytes(run.model, num_frames, trainer.checkpoint_activations, number_bytes),
+        # Of the layer that the backward pass is in: gradients of gate, up, their product and the residual; with whole
+        # layers recomputed, all that the layer keeps as well.
+        "one_layer": number_bytes * run.model.dim * widest * (3 * run.model.ffn_scale + 2)
+        + (songs * again if trainer.checkpoint_activations is True else 0.0),
+        "logits": float(min(CHUNK_POSITIONS, songs * (num_frames + 1)) * count_outputs(run.model) * LOGIT_BYTES),
+    }
+    return parts | {"total": sum(parts.values())}
+
+
 def expected_days(
     flops: float, num_steps: int, mfu: float, num_gpus: int = 16, peak_flops: float = A100_FLOPS
 ) -> float:
@@ -105,10 +219,8 @@ def _forward_flops(config: ModelConfig, num_frames: int, num_lyrics: int, num_pr
     """Return the operations of one song's forward pass."""
     dim, block_frames = config.dim, config.block_frames
     layer_weights = (4 + 3 * config.ffn_scale) * dim**2  # four matrices of attention, three of the feed-forward
-    num_blocks = num_frames // block_frames
-    num_rendered = count_rendered(num_blocks, config.dropout.blocks)
-    lm_positions = num_prompt_frames + num_lyrics + 1 + num_blocks * (block_frames + 1)
-    dit_positions = 1 + 3 * block_frames + (config.time_conditioning == "prepend")
+    num_rendered = count_rendered(num_frames // block_frames, config.dropout.blocks)
+    lm_positions, dit_positions = count_positions(config, num_frames, num_lyrics, num_prompt_frames)
     unseen_positions = dit_positions - block_frames  # outputs of the last layer that nothing reads
     unseen_weights = layer_weights - 3 * dim**2  # their queries, keys and values are computed all the same
     head_weights = dim**2 + dim * (config.codebook_size + 1)

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 EXIT_AGAIN = os.EX_TEMPFAIL  # 75, sysexits.h: "temporary failure, the user is invited to retry"
 LEAVE_ON = (signal.SIGTERM, signal.SIGUSR1)
+NUM_GPUS = 16  # that a dry run reckons with, as the paper's
 SPEAK_FIRST_S = 5.0  # launchers end all ranks when the first one ends: leave it the time to say why
 
 
@@ -51,12 +52,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--resume", action=argparse.BooleanOptionalAction, default=True, help=resume)
     device = "auto (the default) takes a GPU where there is one, and ends where there is one that cannot be used"
     add("--device", choices=("auto", "cuda", "cpu"), default="auto", help=device)
-    add("--dry-run", action="store_true", help="check the configuration, print sizes, and end")
+    add("--dry-run", action="store_true", help="check the configuration, print sizes and what to expect, and end")
+    gpus = "GPUs that --dry-run reckons with (default: as many as ranks were started, else 16)"
+    add("--world-size", type=int, metavar="N", help=gpus)
     add("--profile", action="store_true", help="record steps 3 and 4 with PyTorch's profiler, in <run folder>/profile")
     add("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     options = parser.parse_args(arguments)
-    if options.max_steps is not None and options.max_steps < 1:
-        parser.error(f"--max-steps is {options.max_steps}, expected at least 1")
+    for flag, number in (("--max-steps", options.max_steps), ("--world-size", options.world_size)):
+        if number is not None and number < 1:
+            parser.error(f"{flag} is {number}, expected at least 1")
+    if options.world_size is not None and not options.dry_run:
+        parser.error("--world-size is for --dry-run alone; a run has as many ranks as its launcher starts")
     for key, value in (("data.root", options.data), ("checkpoint.folder", options.out)):
         if value is not None:
             options.set.append(f"{key}={json.dumps(value)}")
@@ -77,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from model.progress import describe_sizes
     from model.ranks import Ranks, choose_rank_device, count_local_ranks
     from model.reference_weights import WeightsError
+    from model.roofline import describe_run
     from model.settings import load_config
     from model.song_batch import BatchError
     from model.step_sums import BadStepError
@@ -91,7 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _quit(2, str(error))
     if options.dry_run:
         if is_main:
-            sys.stdout.write(describe_sizes(config))
+            world_size = options.world_size or int(os.environ.get("WORLD_SIZE", NUM_GPUS))
+            try:
+                sys.stdout.write(describe_sizes(config) + describe_run(config, world_size))
+            except ConfigError as error:  # of what only the model's parameters show
+                _quit(2, str(error))
         return
     try:
         device = choose_rank_device(options.device).type

@@ -1,6 +1,7 @@
 """What a user gets wrong ends with one clear line and exit code 2, before any work."""
 
 import json
+import time
 import wave
 from pathlib import Path
 
@@ -74,3 +75,28 @@ def test_a_stub_of_json_is_no_manifest(run, tmp_path):
     done = run(tmp_path, f"python {ROOT}/jobs/clean_lyrics.py --in songs.jsonl")
     assert done.returncode == 2
     assert "outside" in done.stderr
+
+
+def test_a_temporary_folder_with_a_long_name_is_told(run, tmp_path):
+    """Ray's sockets lie there, and the path of a socket has 107 bytes at most."""
+    long = tmp_path / ("t" * 80)
+    long.mkdir()
+    (tmp_path / "songs").mkdir()
+    with wave.open(str(tmp_path / "songs" / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(b"\1\2" * 16_000)
+    done = run(tmp_path, f"python {ROOT}/jobs/clean_lyrics.py --in songs --out out", TMPDIR=str(long))
+    assert done.returncode == 1, done.stderr
+    assert "Ray cannot start" in done.stderr.splitlines()[-1]
+    assert "set RAY_TMPDIR" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_ray_that_is_gone_is_told_at_once(run, tmp_path):
+    (tmp_path / "songs").mkdir()
+    (tmp_path / "songs" / "a.wav").write_bytes(b"not even read")
+    started = time.monotonic()
+    done = run(tmp_path, f"python {ROOT}/jobs/clean_lyrics.py --in songs --out out", RAY_ADDRESS="127.0.0.1:9")
+    assert done.returncode == 1, done.stderr
+    assert "nothing answers at RAY_ADDRESS=127.0.0.1:9" in done.stderr.splitlines()[-1]
+    assert time.monotonic() - started < 30

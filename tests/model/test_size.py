@@ -8,11 +8,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import ModelConfig
-from model.noise import Draws
+from model.noise import Draws, draw
+from model.random_songs import make_songs
+from model.recompute import Recompute
 from model.settings import load_config
-from model.size import count_parameters, expected_days, flops_per_step
+from model.size import activation_bytes, count_parameters, count_trained, expected_days, flops_per_step, memory_per_gpu
 from model.song_batch import SongBatch
 from model.song_model import SongModel
+
+from .test_recompute import CountedAttention
 
 
 def test_released_model_has_the_published_size() -> None:
@@ -101,3 +105,56 @@ def test_formula_agrees_with_counting(
     formula = flops_per_step(tiny_config, [12], [5], [6])
     dense = sum(formula[part] for part in ("lm_dense", "dit_dense", "semantic_head")) / 3
     assert layers == pytest.approx(dense, rel=0.06)
+
+
+@pytest.mark.parametrize("recompute", [False, "cheap", "selective", True])
+@pytest.mark.parametrize("shape", [{}, {"ffn_scale": 2, "lm_layers": 5}])
+def test_activations_are_those_that_autograd_keeps(
+    monkeypatch: pytest.MonkeyPatch, recompute: Recompute, shape: dict[str, int]
+) -> None:
+    """Count full.yaml's width at fewer layers on the meta device; weights, and views of them, are not counted."""
+    monkeypatch.setattr("model.attention.scaled_dot_product_attention", lambda *x, **_: CountedAttention.apply(*x))
+    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)  # DeepSpeed puts its own there for ZeRO 3
+    config = replace(load_config("full.yaml").model, **{"lm_layers": 3, "dit_layers": 2, **shape})
+    with torch.device("meta"):
+        model = SongModel(config, checkpoint_activations=recompute).bfloat16()
+    num_frames, conditions = 2400, config.conditions
+    songs = make_songs(config, [num_frames], [conditions.max_lyric_tokens], [0]).to("meta")
+    draws = draw([0], [num_frames // config.block_frames], config, "meta", with_dropout=False)
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(songs, draws)
+    counted = sum(storage.nbytes() for storage in kept.values())
+    assert activation_bytes(config, num_frames, recompute) == pytest.approx(counted, rel=0.01)
+
+
+def test_memory_is_sharded_as_the_stage_says() -> None:
+    numbers = 1_872_371_393
+    parts = {stage: memory_per_gpu(load_config("full.yaml", [f"trainer.zero_stage={stage}"]), 16) for stage in (2, 3)}
+    assert parts[2]["weights"] == 2 * numbers
+    assert parts[2]["gradients"] == numbers * (2 + 4 / 16)
+    assert parts[2]["optimizer"] == parts[3]["optimizer"] == numbers * 12 / 16
+    assert parts[3]["weights"] == 2 * (numbers / 16 + 1e9), "DeepSpeed keeps up to 1e9 numbers whole"
+    assert parts[3]["gradients"] == numbers * 4 / 16
+    for memory in parts.values():
+        assert memory["total"] == pytest.approx(sum(size for part, size in memory.items() if part != "total"))
+    alone = memory_per_gpu(load_config("full.yaml"), 1)
+    assert alone["weights"] + alone["gradients"] + alone["optimizer"] == numbers * (2 + 2 + 16)
+    averaged = memory_per_gpu(load_config("full.yaml", ["trainer.ema_decay=0.999"]), 16)
+    assert averaged["optimizer"] == numbers * 16 / 16
+    offload = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    assert memory_per_gpu(replace(load_config("full.yaml"), deepspeed=offload), 16)["optimizer"] == 0
+
+
+def test_adapters_train_alone() -> None:
+    total, trained = count_trained(load_config("full.yaml", ["finetune.lora_rank=16"]))
+    assert total == 1_872_371_393 + trained
+    assert trained / 1e6 == pytest.approx(23.6, abs=0.1)
