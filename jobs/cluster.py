@@ -156,7 +156,8 @@ def on_every_node(function: Callable[[], Result]) -> dict[str, Result]:
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in alive}
     remote: Any = ray.remote(_call)
     running = {}
     for node_id, host in nodes.items():
@@ -193,8 +194,8 @@ def _join_or_start() -> str:
     except OSError as error:  # its sockets lie in the temporary folder, and the path of a socket has 107 bytes
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         raise JobError(
-            f"Ray cannot start: {error}. Its temporary folder is {folder}; set RAY_TMPDIR to one with a short name that "
-            "can be written"
+            f"Ray cannot start: {error}. Its temporary folder is {folder}; set RAY_TMPDIR to one with a short name, "
+            "that can be written"
         ) from error
     return "started a Ray for this run"
 
