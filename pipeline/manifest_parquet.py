@@ -4,6 +4,7 @@ Sizes stand in the file's footer and again in the header of every page; both are
 Format: github.com/apache/parquet-format (PageHeader, in Thrift's compact protocol).
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -106,6 +107,7 @@ def _chunks(metadata: pq.FileMetaData, columns: list[str]) -> Iterator[pq.Column
 
 def _page_sizes(path: Path, file: BinaryIO, metadata: pq.FileMetaData, columns: list[str]) -> Iterator[int]:
     """Yield how many bytes every page says that it will take, before any is unpacked."""
+    num_file_bytes = file.seek(0, os.SEEK_END)
     for chunk in _chunks(metadata, columns):
         place = chunk.data_page_offset
         if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < place:
@@ -125,8 +127,13 @@ def _page_sizes(path: Path, file: BinaryIO, metadata: pq.FileMetaData, columns: 
                     f"{path}: column {chunk.path_in_schema!r} has a page of {unpacked} bytes and {num_values} values, "
                     f"expected at most {MAX_PAGE_BYTES} and {MAX_ROWS}"
                 )
-            yield unpacked
             place += header_bytes + packed
+            if place > num_file_bytes:  # Arrow would take as much memory as it says
+                raise InputError(
+                    f"{path}: column {chunk.path_in_schema!r} has a page that ends at byte {place}, the file has "
+                    f"{num_file_bytes}: it is cut or damaged"
+                )
+            yield unpacked
 
 
 def _read_header(file: BinaryIO, place: int) -> tuple[dict[int, Any], int]:

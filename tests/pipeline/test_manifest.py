@@ -282,6 +282,17 @@ def _lying_bomb(path):
     assert pq.read_metadata(path).row_group(0).column(1).total_uncompressed_size == 8_000_000
 
 
+def _page_beyond_the_end(path):
+    """Write a page of a few bytes whose header says 1.4 GB; the rest of the file moves, and does not matter."""
+    pq.write_table(pa.table({"audio": ["a.mp3"]}), path, compression="none", use_dictionary=False)
+    data = path.read_bytes()
+    assert data[4:7] == b"\x15\x00\x15", "a data page, and its size unpacked"
+    place = 7 + next(n for n, byte in enumerate(data[7:], 1) if byte < 0x80)
+    assert data[place] == 0x15
+    end = place + 1 + next(n for n, byte in enumerate(data[place + 1 :], 1) if byte < 0x80)
+    path.write_bytes(data[: place + 1] + _varint(2 * 1_472_025_845) + data[end:])
+
+
 def _varint(value: int) -> bytes:
     made = b""
     while value > 0x7F:
@@ -304,6 +315,7 @@ def _row_bomb(path):
         (_page_bomb, "bytes that become 267 MiB of text and more are no lyrics"),
         (_lying_bomb, "column 'lyrics' has a page of 280.* bytes"),
         (_row_bomb, "4000000 rows in .* bytes, expected at most"),
+        (_page_beyond_the_end, r"column 'audio' has a page that ends at byte 1472\d+, the file has \d+"),
     ],
 )
 def test_a_small_file_that_becomes_gigabytes_is_refused_at_once(tmp_path, make, message):
