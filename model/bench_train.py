@@ -7,7 +7,6 @@ that peak memory is its own, and they step in turn; medians are compared. CPU, f
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import torch
 
 from model.batches import MicroBatch, RankBatch
 from model.config import ModelConfig
+from model.hardware import peak_resident_bytes
 from model.noise import draw
 from model.random_songs import make_songs
 from model.settings import RunConfig, config_from_dict
@@ -112,7 +112,7 @@ def serve(role: str, size: str) -> None:
         begun = time.perf_counter()
         loss = step(number)
         seconds = time.perf_counter() - begun
-        peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak_bytes = peak_resident_bytes()
         sys.stdout.write(json.dumps({"seconds": seconds, "loss": loss, "peak_bytes": peak_bytes}) + "\n")
         sys.stdout.flush()
 

@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import warnings
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -31,6 +32,7 @@ __all__ = [
     "keep_memory",
     "peak_flops",
     "peak_memory_bytes",
+    "peak_resident_bytes",
     "read_gpus",
 ]
 
@@ -56,6 +58,7 @@ PEAK_TFLOPS = {
 # Oldest driver for programs built for a CUDA of this major version: NVIDIA, CUDA Compatibility, table 1.
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_PROCESS_STATUS = Path("/proc/self/status")
 _TO_CPU = "run on the CPU with --device cpu"
 
 logger = logging.getLogger(__name__)
@@ -149,7 +152,17 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Return the most memory this process has had: of the GPU that it computes on, else of the machine."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Return the most main memory that this process has had.
+
+    Of what Linux counts, the peak of `getrusage` would not do: a process starts with that of the one that started it.
+    """
+    status = _PROCESS_STATUS.read_text() if _PROCESS_STATUS.exists() else ""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def keep_memory() -> None:

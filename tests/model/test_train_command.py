@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -62,8 +63,11 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(dataset: Pa
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     assert kills, f"seed {seed}: never killed"
-    keys = ("loss", "ce", "flow", "grad_norm", "lr")
+    keys = ("flow", "grad_norm", "lr")
     assert read_metrics(tmp_path / "killed", *keys) == read_metrics(tmp_path / "whole", *keys), f"seed {seed}"
+    # The sum over a song's targets, which is only reported: its last bit has been seen to differ between processes.
+    sums = [np.array(read_metrics(tmp_path / run, "loss", "ce")) for run in ("killed", "whole")]
+    np.testing.assert_allclose(*sums, rtol=1e-7, err_msg=f"seed {seed}")
     for name in ("model", "ema", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
         files = [load_file(tmp_path / run / "step_000060" / f"{name}.safetensors") for run in ("whole", "killed")]
         assert all(torch.equal(files[0][key], files[1][key]) for key in files[0]), f"seed {seed}: {name}"
