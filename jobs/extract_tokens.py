@@ -167,13 +167,8 @@ def extract(
     results = stream(rows, make_worker, pool, lambda row: options.max_seconds(row["song"].row["duration_s"]))
     for count, result in enumerate(results, 1):
         done = _after_death(result) if isinstance(result, Died) else result
-        if reason := done["unusable"] or done["failed"]:
+        if reason := budget.count(done["song_id"], unusable=done["unusable"], failed=done["failed"]):
             failed[done["song_id"]] = reason
-            logger.warning("left out: %s: %s", done["song_id"], reason)
-        if done["failed"]:
-            budget.add_failure(done["song_id"], done["failed"])
-        else:
-            budget.add_success()
         left[done["shard"]] -= 1
         if left[done["shard"]] == 0:
             finished[done["shard"]] = _assemble(out, shards[done["shard"]], failed)

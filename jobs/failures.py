@@ -80,6 +80,25 @@ class FailureBudget:
         self._in_row = 0
         self.reasons: dict[str, str] = {}  # of failed songs by song_id
 
+    def count(self, song_id: str, *, unusable: str, failed: str) -> str:
+        """Count one song of a job that leaves songs out, and return why it is left out; "" if it is not.
+
+        Args:
+            song_id: of the song.
+            unusable: what is wrong with the song itself.
+            failed: why it could not be computed here.
+
+        Raises:
+            JobError: too many failed.
+        """
+        if reason := unusable or failed:
+            logger.warning("left out: %s: %s", song_id, reason)
+        if failed:
+            self.add_failure(song_id, failed)
+        else:
+            self.add_success()
+        return reason
+
     def add_success(self) -> None:
         """Count a song that was computed, whatever its verdict."""
         self._in_row = 0

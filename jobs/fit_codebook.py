@@ -146,13 +146,8 @@ def sample_features(
     results = stream(todo, make_worker, pool, lambda _: options.max_seconds(MAX_DURATION_S))
     for count, result in enumerate(results, 1):
         row = _after_death(result) if isinstance(result, Died) else result
-        if reason := row["unusable"] or row["failed"]:
+        if reason := budget.count(row["song_id"], unusable=row["unusable"], failed=row["failed"]):
             failed[row["song_id"]] = reason
-            logger.warning("left out: %s: %s", row["song_id"], reason)
-        if row["failed"]:
-            budget.add_failure(row["song_id"], row["failed"])
-        else:
-            budget.add_success()
         if count == len(todo) or count % 20 == 0:
             logger.info("features of %d of %d songs", count, len(todo))
     return failed
