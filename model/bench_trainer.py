@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             sys.stderr.write(f"{error}\n")
             return 2
-        write_songs(config, Path(folder), options.songs)  # each rank its own, all alike
+        write_songs(config, Path(folder), options.songs)  # every rank writes the same songs
         try:
             figures = measure(config, ranks, options.steps, options.profile)
         except ConfigError as error:

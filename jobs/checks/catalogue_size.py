@@ -59,7 +59,7 @@ class CatalogueSize:
 def measure_catalogue(source: Path, *, max_look_s: float = MAX_LOOK_S) -> CatalogueSize:
     """Count the songs of a folder or a manifest, and guess how long they are.
 
-    A folder's entries are looked at in random order, so that where time ends the look the rest is taken to be alike.
+    A folder's entries are sampled in random order: when time runs out, the totals are extrapolated from the sample.
 
     Args:
         source: what --in names.
