@@ -88,8 +88,8 @@ def score_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Return cross-entropy_K in float32 and whether each prediction is right, is_correct_K.
 
-    Only the logits of one chunk are in memory at a time. Where there are several chunks, the backward pass computes them
-    again. Gradients of the weights are added up in float32.
+    Only the logits of one chunk are in memory at a time. With several chunks, the backward pass computes them again.
+    Gradients of the weights are added up in float32.
 
     Args:
         head: states and weights to logits_KV; a pure function.
