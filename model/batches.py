@@ -24,6 +24,7 @@ from model.settings import RunConfig
 from model.song_batch import BatchError, SongBatch
 from shards.index import Index, IndexRow
 from shards.plan import Plan, PlanError, derive_seed
+from shards.remote_retry import UnreadableError
 from shards.sample import Sample
 from shards.schema import FRAME_RATE_HZ, ShardError
 
@@ -200,7 +201,7 @@ class Batches:
         """Return the example of a slot; a song that cannot be used is counted and another one drawn.
 
         Raises:
-            ShardError: a sample is damaged, and data.on_bad_shard is stop.
+            ShardError: a sample is damaged or cannot be read, and data.on_bad_shard is stop.
             BatchError: one song after another cannot be used.
         """
         substitutes = _generator(slot.seed, _SUBSTITUTE)
@@ -218,7 +219,7 @@ class Batches:
                 if self._config.data.on_bad_shard == "stop":
                     raise
                 self._warn_of_shard(row.shard, error)
-                reasons[f"damaged: {row.shard}"] += 1
+                reasons[f"{'not read' if isinstance(error, UnreadableError) else 'damaged'}: {row.shard}"] += 1
             else:
                 num_skipped.update(reasons)
                 return example
@@ -230,7 +231,7 @@ class Batches:
         """Name a damaged shard the first time that it is met."""
         if shard not in self._bad_shards:
             self._bad_shards.add(shard)
-            logger.warning("left out, with whatever else of %s is damaged: %s", shard, error)
+            logger.warning("left out, with whatever else of %s is damaged or cannot be read: %s", shard, error)
 
     def _cut(self, slot: _Slot, sample: Sample) -> Example:
         seed = slot.seed
@@ -324,7 +325,10 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
 def _pad(arrays: Sequence[NDArray[Any]], fill: float, num_channels: int | None = None) -> torch.Tensor:
     """Return the arrays as one tensor, padded at the end with `fill` to the longest."""
     shape = (len(arrays), max(len(array) for array in arrays))
-    padded = np.full(shape if num_channels is None else (*shape, num_channels), fill, dtype=arrays[0].dtype)
-    for row, array in zip(padded, arrays, strict=True):
+    shape = shape if num_channels is None else (*shape, num_channels)
+    # PyTorch's memory, which begins at a multiple of 64 bytes: NumPy's lies elsewhere in every process, and the last
+    # bit of a matrix product may depend on that.
+    padded = torch.full(shape, fill, dtype=torch.from_numpy(arrays[0]).dtype)
+    for row, array in zip(padded.numpy(), arrays, strict=True):
         row[: len(array)] = array
-    return torch.from_numpy(padded)
+    return padded

@@ -56,7 +56,9 @@ def join_ranks(requested: str = "auto") -> Ranks:
         torch.cuda.set_device(device)
         # cuDNN's attention plans anew for every length of a song, and hardly two songs have the same; flash does not.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    elif "OMP_NUM_THREADS" not in os.environ:  # processes of one machine share its cores
+    elif "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(torch.get_num_threads())  # said by name, MKL keeps to it: else it may take fewer at times
+    else:  # processes of one machine share its cores
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // (count_local_ranks() or 1)))
     if not has_gpu:
         keep_memory()

@@ -16,6 +16,7 @@ from shards.reader import Sample, ShardReader
 from shards.schema import ShardError
 from shards.vocabulary import TAG_IDS
 from shards.writer import write_shard
+from tests.shards.flaky_server import answer, serve_flaky
 
 from .tiny_dataset import LINE_IDS, SECTION_FRAMES, build_song, tiny_config, write_tiny_dataset
 
@@ -75,6 +76,15 @@ def test_a_step_does_not_depend_on_what_was_read_before(dataset: Path):
     assert list(songs_of(used.train_batch(4, 0, 1).micro_batches)) == list(
         songs_of(fresh.train_batch(4, 0, 1).micro_batches)
     )
+
+
+def test_batches_lie_where_pytorchs_own_tensors_do(dataset: Path):
+    """At multiples of 64 bytes: the last bit of a matrix product may depend on it, and NumPy's memory lies anywhere."""
+    batches = open_batches(dataset)
+    for micro in (micro for step in range(4) for micro in batches.train_batch(step, 0, 1).micro_batches):
+        batch = micro.batch
+        for tensor in (batch.latents_BTC, batch.prompts_BNC, batch.semantic_tokens_BT, batch.lyric_ids_BL):
+            assert tensor.data_ptr() % 64 == 0
 
 
 def test_steps_and_seeds_differ(dataset: Path):
@@ -241,6 +251,31 @@ def test_a_missing_shard_is_skipped_and_counted(tmp_path: Path):
     batch = open_batches(tmp_path, trainer__batch_size=4, data__on_bad_shard="skip").train_batch(0, 0, 1)
     assert {song[1] for song in songs_of(batch.micro_batches)} <= {song.key for song in songs[:2]}
     assert batch.num_skipped["damaged: train/000001.tar"] >= 2
+
+
+def test_what_a_network_does_not_give_is_skipped_and_counted_as_damage_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shards.remote_retry.sleep", lambda _: None)
+    songs = [build_song(number, 4) for number in range(4)]
+    rows = write_shard(tmp_path / "train" / "000000.tar", songs[:2])
+    write_tiny_dataset(tmp_path / "whole", songs)
+    rows += write_shard(tmp_path / "train" / "000001.tar", songs[2:])
+    write_index(tmp_path, rows)
+    write_dataset_info(tmp_path, read_dataset_info(tmp_path / "whole"))
+    with serve_flaky(tmp_path) as server:
+        index = read_index(server.url)
+        server.only, server.faults, server.head_faults = "000001.tar", [answer(503)] * 10**6, [answer(503)] * 10**6
+        for on_bad_shard in ("skip", "stop"):
+            config = tiny_config(tmp_path, tmp_path, trainer__batch_size=4, data__on_bad_shard=on_bad_shard)
+            batches = Batches(index, ShardReader(server.url), config, "train")
+            if on_bad_shard == "stop":
+                with pytest.raises(ShardError, match=r"000001.tar: cannot be read, tried 5 times .*503"):
+                    batches.train_batch(0, 0, 1)
+                continue
+            batch = batches.train_batch(0, 0, 1)
+            assert {song[1] for song in songs_of(batch.micro_batches)} <= {song.key for song in songs[:2]}
+            assert batch.num_skipped["not read: train/000001.tar"] == batch.num_skipped.total() >= 2
 
 
 RULES = CropRules(min_frames=50, max_frames=125, block_frames=16, max_lyric_tokens=60, seconds_per_tag=1.0)

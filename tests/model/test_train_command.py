@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -38,19 +37,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(dataset: Path, ranks: Ranks, tmp_path: Path):
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(dataset: Path, tmp_path: Path):
     seed = random.randrange(2**32)
     moments = random.Random(seed)
     changes = {"schedule__num_steps": 60, "checkpoint__every": 3, "trainer__ema_decay": 0.9, "trainer__val_every": 20}
-    whole, killed = (tiny_config(dataset, tmp_path / name, **changes) for name in ("whole", "killed"))
-    run_to(whole, ranks, 60)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(killed.to_dict()))
-    command = [sys.executable, str(ROOT / "model" / "train.py"), "--config", str(tmp_path / "tiny.yaml")]
+    commands = {}
+    for name in ("whole", "killed"):
+        config = tiny_config(dataset, tmp_path / name, **changes)
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config.to_dict()))
+        commands[name] = [sys.executable, str(ROOT / "model" / "train.py"), "--config", str(tmp_path / f"{name}.yaml")]
     environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(commands["whole"], env=environment, capture_output=True, check=True)
     metrics, kills = tmp_path / "killed" / "metrics.jsonl", 0
     while True:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            commands["killed"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         size = metrics.stat().st_size if metrics.exists() else 0
         while kills < 2 and process.poll() is None and (not metrics.exists() or metrics.stat().st_size <= size):
             time.sleep(0.01)  # until it is past its start
@@ -63,11 +66,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_were_not(dataset: Pa
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     assert kills, f"seed {seed}: never killed"
-    keys = ("flow", "grad_norm", "lr")
+    keys = ("loss", "ce", "flow", "grad_norm", "lr")
     assert read_metrics(tmp_path / "killed", *keys) == read_metrics(tmp_path / "whole", *keys), f"seed {seed}"
-    # The sum over a song's targets, which is only reported: its last bit has been seen to differ between processes.
-    sums = [np.array(read_metrics(tmp_path / run, "loss", "ce")) for run in ("killed", "whole")]
-    np.testing.assert_allclose(*sums, rtol=1e-7, err_msg=f"seed {seed}")
     for name in ("model", "ema", "optimizer_exp_avg", "optimizer_exp_avg_sq"):
         files = [load_file(tmp_path / run / "step_000060" / f"{name}.safetensors") for run in ("whole", "killed")]
         assert all(torch.equal(files[0][key], files[1][key]) for key in files[0]), f"seed {seed}: {name}"
