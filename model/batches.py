@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from model.conditioning import PADDING
-from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_prompt, draw_length
-from model.packing import share_slots
+from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_length, choose_prompt, spread
+from model.packing import Share, count_tokens, share_by_tokens, share_slots
 from model.settings import RunConfig
 from model.song_batch import BatchError, SongBatch
 from shards.index import Index, IndexRow
@@ -36,7 +36,7 @@ MAX_ATTEMPTS = 100  # songs tried for one slot before the dataset is called unus
 DENIED = "denied: a step with it had no finite loss, or a spike"  # why a song is passed over
 
 # Streams of random numbers of one slot; the model draws its own from the slot's seed.
-_CROP, _PROMPT, _LATENTS, _SUBSTITUTE, _LENGTH = range(5)
+_CROP, _PROMPT, _LATENTS, _SUBSTITUTE = range(4)
 
 
 class SampleReader(Protocol):
@@ -150,8 +150,12 @@ class Batches:
 
         Every epoch passes through the songs in a new order.
         """
+        seed = self._config.trainer.seed
+        of_lengths = derive_seed(seed, "length")
         slots = [
-            self._plan_slot(number, self._plan.song(place), derive_seed(self._config.trainer.seed, "song", place))
+            self._plan_slot(
+                number, self._plan.song(place), derive_seed(seed, "song", place), spread(of_lengths, place)
+            )
             for number, place in enumerate(range(first_song, first_song + self._config.trainer.batch_size))
         ]
         return self._load(slots, rank, world_size)
@@ -163,8 +167,9 @@ class Batches:
         as long as there is room. A song that is added to the dataset changes no other's place or cut.
         """
         slots = [
-            self._plan_slot(number, row, derive_seed(self._config.data.val_seed, self._split, key))
+            self._plan_slot(number, row, seed, spread(seed, 0))
             for number, (row, key) in enumerate(self._draw_held_out())
+            for seed in [derive_seed(self._config.data.val_seed, self._split, key)]
         ]
         return self._load(slots, rank, world_size)
 
@@ -183,19 +188,27 @@ class Batches:
         ]
         return [(row, keys[row]) for *_, row in sorted(places)[: self._config.data.val_songs]]
 
-    def _plan_slot(self, number: int, row: int, seed: int) -> _Slot:
-        wanted_frames = draw_length(int(self._plan.num_frames[row]), self._rules, _generator(seed, _LENGTH))
+    def _plan_slot(self, number: int, row: int, seed: int, share: float) -> _Slot:
+        wanted_frames = choose_length(int(self._plan.num_frames[row]), self._rules, share)
         return _Slot(number=number, row=row, seed=seed, wanted_frames=wanted_frames)
 
     def _load(self, slots: Sequence[_Slot], rank: int, world_size: int) -> RankBatch:
-        work = [_count_work(slot.wanted_frames, self._config.model.dim) for slot in slots]
         num_skipped: Counter[str] = Counter()
         micro_batches = []
-        for share in share_slots(work, self._config.trainer.micro_batch_size, world_size)[rank]:
+        for share in self._share(slots, world_size)[rank]:
             counter = Counter[str]() if share.is_repeat else num_skipped
             examples = [self._load_slot(slots[number], counter) for number in share.slots]
             micro_batches.append(self._collate(examples, share.is_repeat))
         return RankBatch(micro_batches=tuple(micro_batches), num_skipped=num_skipped)
+
+    def _share(self, slots: Sequence[_Slot], world_size: int) -> list[list[Share]]:
+        """Return which rank computes which slots together."""
+        trainer, model = self._config.trainer, self._config.model
+        work = [_count_work(slot.wanted_frames, model.dim) for slot in slots]
+        if not trainer.micro_batch_tokens:
+            return share_slots(work, trainer.micro_batch_size, world_size)
+        tokens = [count_tokens(model, slot.wanted_frames) for slot in slots]
+        return share_by_tokens(work, tokens, trainer.micro_batch_tokens, world_size, trainer.micro_batch_size)
 
     def _load_slot(self, slot: _Slot, num_skipped: Counter[str]) -> Example:
         """Return the example of a slot; a song that cannot be used is counted and another one drawn.
@@ -324,8 +337,7 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
 
 def _pad(arrays: Sequence[NDArray[Any]], fill: float, num_channels: int | None = None) -> torch.Tensor:
     """Return the arrays as one tensor, padded at the end with `fill` to the longest."""
-    shape = (len(arrays), max(len(array) for array in arrays))
-    shape = shape if num_channels is None else (*shape, num_channels)
+    shape = [len(arrays), max(len(array) for array in arrays), *([] if num_channels is None else [num_channels])]
     # PyTorch's memory, which begins at a multiple of 64 bytes: NumPy's lies elsewhere in every process, and the last
     # bit of a matrix product may depend on that.
     padded = torch.full(shape, fill, dtype=torch.from_numpy(arrays[0]).dtype)

@@ -1,5 +1,6 @@
 """Reads shards: one sample by its place, or a shard from end to end."""
 
+import errno
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from shards.tar import BLOCK_BYTES, END_MARK, build_header, pad_size, parse_head
 __all__ = ["RawSample", "Sample", "ShardReader", "find_shard", "walk_shard"]
 
 MAX_OPEN_SHARDS = 64  # far below the 1024 open files that systems allow, far above the shards of a shuffle window
+_DISK_FAULTS = {errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT}  # of one file; others are of the machine
 _CHUNK_BYTES = 8 * 2**20  # of sequential reading: one request to a remote server
 
 _Bytes = NDArray[np.uint8]
@@ -103,13 +105,19 @@ class ShardReader:
         """Return the bytes of a sample, checked against the index, its checksum and the headers that it must have.
 
         Raises:
-            ShardError: the shard is missing or too short, or the bytes are not those that the index describes.
+            ShardError: the shard is missing or too short, its disk or network cannot read it (UnreadableError, after
+                more tries), or the bytes are not those that the index describes.
         """
         where = f"{row.shard}: sample {row.key!r}"
-        source = self._source(row.shard)
+        try:
+            source = self._source(row.shard)
+            data = source.read_at(row.start, row.end - row.start)
+        except OSError as error:
+            if error.errno not in _DISK_FAULTS:
+                raise
+            raise ShardError(f"{where}: the disk or its server cannot read it: {error.strerror}") from error
         if row.end > source.num_bytes:
             raise ShardError(f"{where}: ends at byte {row.end}, but the shard has {source.num_bytes}: it was cut")
-        data = source.read_at(row.start, row.end - row.start)
         if len(data) != row.end - row.start:
             raise ShardError(f"{where}: ends after {len(data)} of {row.end - row.start} bytes: the shard was cut")
         if crc32(data.data) != row.crc32:

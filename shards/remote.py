@@ -3,8 +3,7 @@
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, cast
@@ -17,16 +16,21 @@ from numpy.typing import NDArray
 
 from shards.names import parse_shard_name
 from shards.per_process import PerProcess
+from shards.remote_retry import Retrier
 from shards.schema import ShardError
 from shards.storage import ByteSource, LocalSource
 
 _INDEX_BLOCK_BYTES = 2**20  # Parquet reads a footer and a few column chunks: small requests, read ahead
+_ERRORS = (OSError, aiohttp.ClientError, fsspec.exceptions.FSTimeoutError)  # that a network raises
+# Of one request over HTTP; what is long may take long as long as bytes arrive.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=20)
 
 
 class RemoteStorage:
     """The files under a URL.
 
     A server that ignores byte ranges sends whole files; those are copied to a temporary file once and read there.
+    Requests that fail are made again (`shards.remote_retry`), then raise UnreadableError.
     Connections belong to the process that made them: a forked one makes its own.
     """
 
@@ -37,6 +41,7 @@ class RemoteStorage:
             ShardError: nothing installed opens such URLs.
         """
         self._url = url.rstrip("/")
+        self._retrier = Retrier(_ERRORS)
         self._files = PerProcess(self._connect)
         self._files.get()
 
@@ -58,20 +63,24 @@ class RemoteStorage:
 
     def _connect(self) -> tuple[Any, str]:
         """Return a file system, which is untyped, and the path in it."""
+        is_http = self._url.startswith(("http://", "https://"))
+        options = {"client_kwargs": {"timeout": _TIMEOUT}} if is_http else {}
         try:
-            files, root = url_to_fs(self._url)
+            files, root = url_to_fs(self._url, **options)
         except (ImportError, ValueError) as error:
             remedy = "s3:// and gs:// need `.uv/bin/uv pip install -e '.[cloud]'`, other URLs what fsspec names"
             raise ShardError(f"{self._url}: {error}; {remedy}") from error
         return files, root.rstrip("/")
 
     def _open(self, name: str, **options: Any) -> ByteSource | None:
-        open_stream = partial(self._open_stream, name, **options)
-        url = self.describe(name)
+        open_stream, url = partial(self._open_stream, name, **options), self.describe(name)
+
+        def open_source() -> ByteSource:
+            stream = open_stream()
+            return RemoteSource(open_stream, stream, url, self._retrier) if _has_ranges(stream) else self._copy(name)
+
         try:
-            with naming_failures(url):
-                stream = open_stream()
-                return RemoteSource(open_stream, stream, url) if _has_ranges(stream) else self._copy(name)
+            return self._retrier.call(url, open_source)
         except FileNotFoundError:
             return None
 
@@ -98,35 +107,38 @@ class _Stream:
 class RemoteSource:
     """One remote file. A forked process opens it anew, and leaves that of its parent alone."""
 
-    def __init__(self, open_stream: Callable[[], BinaryIO], stream: BinaryIO, name: str) -> None:
-        """Take an open file and what opens it again; `name` is for messages."""
+    def __init__(self, open_stream: Callable[[], BinaryIO], stream: BinaryIO, name: str, retrier: Retrier) -> None:
+        """Take an open file, what opens it again, its URL for messages, and what tries again."""
         self._open_stream = open_stream
         self._name = name
+        self._retrier = retrier
         self._stream = PerProcess(_Stream)
         self._stream.get().file = stream
         self.num_bytes = stream.seek(0, 2)
 
     def read_at(self, start: int, num_bytes: int) -> NDArray[np.uint8]:
-        """Return up to `num_bytes` bytes from `start`: fewer only where the file ends."""
+        """Return up to `num_bytes` bytes from `start`: fewer only where the file ends.
+
+        Raises:
+            ShardError: they cannot be had, though it was tried again (UnreadableError), or the file is gone.
+        """
         wanted = min(num_bytes, max(0, self.num_bytes - start))
-        stream = self._stream.get()
-        with stream.lock, naming_failures(self._name):
-            if stream.file is None:
-                stream.file = self._open_stream()
-            stream.file.seek(start)
-            data = stream.file.read(wanted)
+        try:
+            data = self._retrier.call(self._name, partial(self._read_once, start, wanted))
+        except FileNotFoundError as error:
+            raise ShardError(f"{self._name}: has disappeared since it was opened; copy it there again") from error
         return np.frombuffer(bytearray(data), np.uint8)  # that may be written to
 
-
-@contextmanager
-def naming_failures(name: str) -> Iterator[None]:
-    """Turn what a network does wrong into OSError with the name of the file; a missing file stays what it is."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (OSError, aiohttp.ClientError, fsspec.exceptions.FSTimeoutError) as error:
-        raise OSError(f"{name}: cannot be read: {type(error).__name__}: {error}") from error
+    def _read_once(self, start: int, wanted: int) -> bytes:
+        stream = self._stream.get()
+        with stream.lock:
+            file, stream.file = stream.file or self._open_stream(), None  # after a failure it is opened anew
+            file.seek(start)
+            data = file.read(wanted)
+            stream.file = file
+        if len(data) < wanted:
+            raise OSError(f"{len(data)} of {wanted} bytes came")
+        return data
 
 
 def _has_ranges(file: Any) -> bool:
