@@ -100,6 +100,9 @@ def run_command(main: Callable[[], tuple[dict[str, Any], int]]) -> NoReturn:
         sys.exit(_fail(f"{error.filename or 'disk'}: {error.strerror or error}", EXIT_SHORT))
     except JobError as error:
         sys.exit(_fail(str(error), EXIT_SHORT))
+    except MemoryError as error:  # Arrow's and PyAV's are as well
+        told = next(iter(str(error).splitlines()), "") or "nothing more is known"
+        sys.exit(_fail(f"no memory left: {told}; free some, or raise this process's limit (ulimit -v)", EXIT_SHORT))
     finally:
         leave()
     sys.stdout.write(json.dumps(totals, ensure_ascii=False) + "\n")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from jobs.checks.quick import check_quickly, require_fit
 from jobs.cluster import Died, Row, connect, naming, resolve_path, stream
@@ -32,6 +32,7 @@ from pipeline.encode_song import MODELS, SongEncoder, SongToEncode, describe_mod
 from pipeline.inputs import InputError, SongInput, find_songs
 from pipeline.lyrics_encoding import decode_lyrics
 from pipeline.model_files.profiles import Profile, locate_models
+from pipeline.phonemes import Mode
 from pipeline.plan_shards import PlannedShard, plan_shards, song_from_raw, songs_from_clean
 from shards.atomic_file import remove_temporaries
 from shards.dataset_info import INFO_NAME, DatasetInfo, write_dataset_info
@@ -56,9 +57,9 @@ class EncodeWorker:
     computed here is `failed`. Both are left out and tried again by the next run.
     """
 
-    def __init__(self, profile: Profile, device: str, progress: Path) -> None:
+    def __init__(self, profile: Profile, device: str, progress: Path, phonemes: Mode) -> None:
         """Load the models, once per process."""
-        self._encoder = SongEncoder(profile, device)
+        self._encoder = SongEncoder(profile, device, phonemes)
         self._encoder.setup()
         self._progress = progress
 
@@ -138,6 +139,7 @@ def extract(
     val_fraction: float,
     shard_bytes: int,
     options: RunOptions,
+    phonemes: Mode = "plain",
 ) -> dict[str, Any]:
     """Encode the songs into shards and write the index and dataset.json last; return the totals."""
     started = time.monotonic()
@@ -156,7 +158,7 @@ def extract(
             (out / name).unlink(missing_ok=True)
     cluster = connect(options.device, options.max_worker_bytes)
     budget = FailureBudget(options.max_failed_rate, len(rows))
-    make_worker = functools.partial(EncodeWorker, profile, cluster.device, out / PROGRESS)
+    make_worker = functools.partial(EncodeWorker, profile, cluster.device, out / PROGRESS, phonemes)
     failed: dict[str, str] = {}
     left = Counter(row["shard"] for row in rows)
     shards = {shard.name: shard for shard in pending}
@@ -177,7 +179,7 @@ def extract(
             eta_s = (last - started) / count * (len(rows) - count)
             logger.info("%d of %d songs encoded, about %.0f s left", count, len(rows), eta_s)
     failed = {song_id: reason for facts in finished.values() for song_id, reason in facts["failed"].items()}
-    return _finish(out, plan, finished, failed, describe_models(profile), time.monotonic() - started)
+    return _finish(out, plan, finished, failed, describe_models(profile, phonemes), time.monotonic() - started)
 
 
 def _after_death(died: Died) -> Row:
@@ -322,10 +324,10 @@ def _finish(
 
 
 def find_work(
-    source: Path, clean: Path | None, profile: Profile, options: RunOptions
+    source: Path, clean: Path | None, profile: Profile, options: RunOptions, phonemes: Mode = "plain"
 ) -> tuple[list[SongToEncode], dict[str, str]]:
     """Return the songs to encode, and those that cannot be read with the reason."""
-    models = describe_models(profile)
+    models = describe_models(profile, phonemes)
     folder = clean or source.parent / "clean"
     if (folder / "songs.parquet").exists():
         return songs_from_clean(source if source.is_dir() else source.parent, folder, models), {}
@@ -367,8 +369,27 @@ def parse_arguments() -> argparse.Namespace:
         "--val-fraction", type=float, default=0.01, help="share of songs for validation (default: 0.01)"
     )
     parser.add_argument("--shard-bytes", type=int, default=512 << 20, help="size of a shard (default: 536870912)")
+    parser.add_argument(
+        "--phonemes", default="plain", metavar="MODE", help="how lyrics are spelled: plain (default), reference as for "
+        "the released weights, or a checkpoint, whose mode is taken: one that the shards shall fine-tune"
+    )  # fmt: skip
     add_run_flags(parser)
     return parser.parse_args()
+
+
+def read_phoneme_mode(name: str) -> Mode:
+    """Return the mode of --phonemes: by its name, or that of the checkpoint that lies there."""
+    if name in get_args(Mode):
+        return cast(Mode, name)
+    path = resolve_path(Path(name))
+    if not path.exists():
+        raise InputError(f"--phonemes {name}: expected {' or '.join(get_args(Mode))}, or a checkpoint; no such file")
+    from model.checkpoint import CheckpointError, read_config  # loads PyTorch
+
+    try:
+        return read_config(path).model.conditions.phonemes
+    except CheckpointError as error:
+        raise InputError(f"--phonemes: {error}") from error
 
 
 def main() -> tuple[dict[str, Any], int]:
@@ -384,10 +405,11 @@ def main() -> tuple[dict[str, Any], int]:
         raise InputError(f"{source}: no such folder or manifest; put audio there, or name another with --in")
     require_apart(source, out)
     require_fit(check_quickly(out, uses_gpu=options.device != "cpu"))
+    phonemes = read_phoneme_mode(arguments.phonemes)
     profile = locate_models(read_profile(arguments), MODELS)
     with lock(out):
         clean = resolve_path(arguments.clean) if arguments.clean else None
-        songs, failed = find_work(source, clean, profile, options)
+        songs, failed = find_work(source, clean, profile, options, phonemes)
         totals = extract(
             songs,
             out,
@@ -395,6 +417,7 @@ def main() -> tuple[dict[str, Any], int]:
             val_fraction=arguments.val_fraction,
             shard_bytes=arguments.shard_bytes,
             options=options,
+            phonemes=phonemes,
         )
     totals["failed"] = failed | totals["failed"]
     return totals, EXIT_SHORT if totals["failed"] else EXIT_FINE

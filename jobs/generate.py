@@ -21,7 +21,8 @@ from jobs.cluster import resolve_path
 from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile, run_command
 from jobs.song_orders import Order, check_orders, read_orders
 from jobs.song_output import SongStream, write_song
-from model.checkpoint import CheckpointError, load_model
+from model.base_weights import load_model
+from model.checkpoint import CheckpointError
 from model.hardware import DTYPES, choose_device, choose_dtype, describe_device
 from model.sampling import PRESETS, GeneratedSong, Opening, SamplingConfig, generate
 from model.song_model import SongModel
@@ -30,7 +31,7 @@ from pipeline.audio import AudioDecodeError, DecodedAudio, decode_audio, resampl
 from pipeline.encode_song import fit, frames_of, load_codec, load_tokenizer, semantic_audio
 from pipeline.inputs import InputError
 from pipeline.model_files.profiles import Profile, locate_models
-from pipeline.phonemes import Phonemizer
+from pipeline.phonemes import Mode, Phonemizer
 from pipeline.semantic_tokens import SemanticTokenizer
 from pipeline.vae_latents import VaeCodec
 from shards.schema import FRAME_RATE_HZ, LATENT_HOP_LENGTH, LATENT_SAMPLE_RATE_HZ, PROMPT_FRAMES, count_frames
@@ -69,7 +70,7 @@ def main() -> tuple[dict[str, Any], int]:
     precision = PRECISIONS[dtype]
     logger.info("%d songs to write on %s in %s", len(orders), describe_device(device), precision)
     logger.info("%s; reading lyrics and prompts", describe_attention(device, dtype))
-    lyric_ids = read_lyric_ids(orders)
+    lyric_ids = read_lyric_ids(orders, model.config.conditions.phonemes)
     prompts = [read_prompt(order, codec) for order in orders]
     openings = read_openings(orders, codec, profile, device, model.config.block_frames)
     streams = _open_streams(orders, openings, codec) if arguments.stream else []
@@ -101,9 +102,9 @@ def write_songs(
     )
 
 
-def read_lyric_ids(orders: Sequence[Order]) -> list[list[int]]:
-    """Return the symbols of each song's lyrics."""
-    phonemizer = Phonemizer("plain")
+def read_lyric_ids(orders: Sequence[Order], phonemes: Mode) -> list[list[int]]:
+    """Return the symbols of each song's lyrics, spelled in the mode that the model was trained with."""
+    phonemizer = Phonemizer(phonemes)
     lyric_ids = []
     for order in orders:
         phonemes = phonemizer.lyric_ids(order.lyrics)

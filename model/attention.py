@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from model.config import ModelConfig
 from model.recompute import recompute_cheaply
 from model.transfer import send
-from model.varlen import choose_kernel, suits_kernel
+from model.varlen import find_kernel, suits_kernel
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries, keys, values [..., S, H, E] -> mixed values of the same shape."""
@@ -175,7 +175,7 @@ class PackedCausal:
         """Attend within each sequence."""
         if self.cache is not None:
             self._store(layer, key_SHE, value_SHE)
-        kernel = choose_kernel().kernel if suits_kernel(query_SHE) else None
+        kernel = find_kernel(query_SHE.device) if suits_kernel(query_SHE) else None
         if kernel is not None:
             return kernel(query_SHE, key_SHE, value_SHE, self._locate(query_SHE.device), max(self.lengths))
         mixed = []

@@ -338,9 +338,7 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
 def _pad(arrays: Sequence[NDArray[Any]], fill: float, num_channels: int | None = None) -> torch.Tensor:
     """Return the arrays as one tensor, padded at the end with `fill` to the longest."""
     shape = [len(arrays), max(len(array) for array in arrays), *([] if num_channels is None else [num_channels])]
-    # PyTorch's memory, which begins at a multiple of 64 bytes: NumPy's lies elsewhere in every process, and the last
-    # bit of a matrix product may depend on that.
-    padded = torch.full(shape, fill, dtype=torch.from_numpy(arrays[0]).dtype)
-    for row, array in zip(padded.numpy(), arrays, strict=True):
+    padded = np.full(shape, fill, dtype=arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
         row[: len(array)] = array
-    return padded
+    return torch.from_numpy(padded)

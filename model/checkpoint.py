@@ -2,6 +2,8 @@
 
     step_000100/
       model.safetensors           float32 weights and buffers by name; the metadata holds the run's configuration
+      adapters.safetensors        of a LoRA run instead: what is not of the weights that it started from; the metadata
+                                  holds their SHA-256 too (model/base_weights.py)
       ema.safetensors             the same for the moving average of the weights, where the run keeps one
       optimizer_<name>.safetensors  float32 optimizer state by parameter name, one file per kind of state
       state.json                  step, seed, dataset, losses, configuration
@@ -21,26 +23,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ConfigError
-from model.lora import add_adapters, merge_adapters
 from model.settings import CheckpointConfig, RunConfig, config_from_dict
-from model.song_model import SongModel
 from model.strict_yaml import build
-from model.weights_file import CheckpointError, build_as_claimed, load_weights, read_header, read_tensors
+from model.weights_file import CheckpointError, load_weights, read_tensors
 from shards.atomic_file import sync
 
 WEIGHTS_NAME = "model.safetensors"
+ADAPTERS_NAME = "adapters.safetensors"
+OF_WEIGHTS = (WEIGHTS_NAME, ADAPTERS_NAME)  # every checkpoint has one of them
 EMA_NAME = "ema.safetensors"
 STATE_NAME = "state.json"
 MARKER_NAME = "complete.json"
 MAX_JSON_BYTES = 16 * 2**20
 
-__all__ = ["CheckpointError", "CheckpointWriter", "TrainState", "load_model", "load_weights", "read_tensors"]
+__all__ = ["CheckpointError", "CheckpointWriter", "TrainState", "load_weights", "read_tensors"]
 
 _STEP_FOLDER = re.compile(r"step_(\d{6,12})")
 _FILE_NAME = re.compile(r"[a-z][a-z_]{0,99}\.(safetensors|json)")
@@ -64,6 +65,8 @@ class TrainState:
     denied_songs: tuple[str, ...] = ()  # keys of the songs that caused it
     last_val_step: int | None = None  # the step of last_val_loss
     val_score: float | None = None  # then: the loss of the moving average, or of the weights where there is none
+    base_file: str = ""  # of weights that adapters correct; as it was named when the run began
+    base_sha256: str = ""  # of the weights that adapters correct; "": checkpoints hold all weights
 
 
 class CheckpointWriter:
@@ -95,13 +98,15 @@ class CheckpointWriter:
         return self
 
     def add(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write `<name>.safetensors`; the name "model" is that of the weights."""
+        """Write `<name>.safetensors`; weights are named "model", or "adapters" where the rest lies elsewhere."""
         metadata = {
             "format": "pt",
             "config": json.dumps(self._config),
             "global_step": str(self._state.global_step),
             "dataset_fingerprint": self._state.dataset_fingerprint,
         }
+        if self._state.base_sha256:
+            metadata |= {"base_file": self._state.base_file, "base_sha256": self._state.base_sha256}
         path = self._partial / f"{name}.safetensors"
         try:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
@@ -232,9 +237,12 @@ def refuse_other_model(path: Path, found: RunConfig, expected: RunConfig) -> Non
 
     What is trained must stay the same too: the optimizer's state is of those parameters.
     """
+    decisive = {"finetune.lora_rank", "finetune.lora_alpha", "finetune.freeze", "optimizer.kind"}
+    if found.finetune.lora_rank:
+        decisive |= {"finetune.lora_targets", "finetune.new_codebook"}
     for key, (there, here) in compare(found, expected).items():
         is_of_model = key.startswith("model.") and not key.startswith("model.dropout.")
-        if is_of_model or key in ("finetune.lora_rank", "finetune.lora_alpha", "finetune.freeze"):
+        if is_of_model or key in decisive:
             raise CheckpointError(
                 f"checkpoint {path} is of another model: {key} is {there} there and {here} in this run; "
                 "use its configuration, or another run folder (--out)"
@@ -247,51 +255,12 @@ def compare(found: RunConfig, expected: RunConfig) -> dict[str, tuple[Any, Any]]
     return {key: (there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)}
 
 
-def load_model(
-    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[SongModel, RunConfig]:
-    """Return a trained model, ready to sample from, and the configuration of its run.
-
-    Args:
-        path: a run's folder (its newest checkpoint), a checkpoint's folder, or a .safetensors file. Of a folder the
-            moving average of the weights, where there is one.
-        device: where the model goes.
-        dtype: of its weights there, which are converted one by one; the statistics of latents stay float32.
+def find_weights(path: Path) -> Path:
+    """Return the file of weights of a run (its newest checkpoint) or of a checkpoint: the moving average, where kept.
 
     Raises:
-        CheckpointError: no checkpoint, a damaged one, or one of another model than its configuration says.
+        CheckpointError: there is none, or it is damaged.
     """
-    file = _find_weights(path)
-    shapes, metadata = read_header(file)
-    config = _read_config(file, metadata)
-    has_adapters = config.finetune.lora_rank > 0
-
-    def build_model() -> SongModel:
-        model = SongModel(config.model)
-        if has_adapters:
-            add_adapters(model, config.finetune.lora_rank, config.finetune.lora_alpha)
-        return model
-
-    num_layers = config.model.lm_layers + config.model.dit_layers
-    model: SongModel = build_as_claimed(build_model, shapes, num_layers, file)
-    if has_adapters:  # merged in float32 on the CPU: rounded first, a small correction would be lost beside its matrix
-        model = model.to_empty(device="cpu")
-        load_weights(file, model)
-        merge_adapters(model)
-        model = model.to(device, dtype)
-    else:
-        model = model.to(dtype).to_empty(device=device)
-        load_weights(file, model)
-    return model.eval(), config
-
-
-def _step_of(path: Path) -> int:
-    match = _STEP_FOLDER.fullmatch(path.name)
-    assert match is not None, "listed as a checkpoint"
-    return int(match[1])
-
-
-def _find_weights(path: Path) -> Path:
     if path.is_file():
         return path
     folder: Path | None = path
@@ -303,16 +272,14 @@ def _find_weights(path: Path) -> Path:
         raise CheckpointError(
             f"{path}: no checkpoint here; expected a run's folder, a folder step_*, or a .safetensors file"
         )
-    return folder / (EMA_NAME if EMA_NAME in _read_marker(folder) else WEIGHTS_NAME)
+    files = _read_marker(folder)
+    return folder / next(name for name in (EMA_NAME, *OF_WEIGHTS) if name in files)
 
 
-def _read_config(path: Path, metadata: Mapping[str, str]) -> RunConfig:
-    if "config" not in metadata:
-        raise CheckpointError(f"{path}: its metadata holds no configuration; expected weights that train.py wrote")
-    try:
-        return config_from_dict(json.loads(metadata["config"]), f"{path}")
-    except (json.JSONDecodeError, RecursionError, ConfigError) as error:
-        raise CheckpointError(f"{path} cannot be used: {error}") from error
+def _step_of(path: Path) -> int:
+    match = _STEP_FOLDER.fullmatch(path.name)
+    assert match is not None, "listed as a checkpoint"
+    return int(match[1])
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -325,8 +292,9 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_marker(path: Path) -> dict[str, tuple[int, str]]:
     """Return size and SHA-256 by file name, after checking that the files are there at these sizes."""
     files = _read_json(path / MARKER_NAME).get("files")
-    if not isinstance(files, dict) or not {WEIGHTS_NAME, STATE_NAME} <= files.keys():
-        raise CheckpointError(f"checkpoint {path}: {MARKER_NAME} does not list {WEIGHTS_NAME} and {STATE_NAME}")
+    if not isinstance(files, dict) or STATE_NAME not in files or not any(name in files for name in OF_WEIGHTS):
+        expected = f"{STATE_NAME} and {' or '.join(OF_WEIGHTS)}"
+        raise CheckpointError(f"checkpoint {path}: {MARKER_NAME} does not list {expected}")
     marker: dict[str, tuple[int, str]] = {}
     for name, entry in files.items():
         if not _FILE_NAME.fullmatch(name) or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):

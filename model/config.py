@@ -51,6 +51,8 @@ class ConditionsConfig:
     """fixed: zero vectors up to `prompt_frames` and `max_lyric_tokens`, which the LM attends to; released weights."""
     null_lyrics: Literal["empty", "padding_symbol"] = "empty"
     """What stands for absent lyrics. padding_symbol: one symbol of id 0, as released weights were trained."""
+    phonemes: Literal["plain", "reference"] = "plain"
+    """How lyric text becomes ids (pipeline/phonemes.py). reference: as released weights were trained."""
 
     def __post_init__(self) -> None:
         """Refuse sizes and ids that no table can hold."""

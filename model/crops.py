@@ -4,8 +4,10 @@ The model is told that the song ends where the crop ends, so a crop begins and e
 boundaries where the lengths allow it, else between lines, never inside a line.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from shards.vocabulary import compose_lyric_ids
 
 LENGTH_TOLERANCE = 0.1  # of the wanted length: leaves a choice of places, and ranks within a few percent of each other
+GOLDEN_RATIO = 11_400_714_819_323_198_485  # its fractional part, in units of 2**-64
 SHORTENING = 0.9  # of a span whose lyrics are over the budget, for the next try
 
 
@@ -46,10 +49,26 @@ class Crop:
         return self.end_frame - self.start_frame
 
 
-def draw_length(num_frames: int, rules: CropRules, generator: np.random.Generator) -> int:
-    """Return how long a crop of a song of `num_frames` should be, before anything else is known of the song."""
+def spread(seed: int, place: int) -> float:
+    """Return a number in [0, 1) for a place of the stream, so that those of neighbours lie evenly.
+
+    Multiples of the golden ratio from a start that the seed decides (Knuth, TAOCP 3, 6.4): so that any batch has about
+    as many short crops as long ones, and nearly the same number of tokens.
+    """
+    return ((seed + place * GOLDEN_RATIO) % 2**64 >> 11) / 2**53
+
+
+def choose_length(num_frames: int, rules: CropRules, share: float) -> int:
+    """Return how long a crop of a song of `num_frames` should be, before anything else is known of the song.
+
+    Args:
+        num_frames: of the song.
+        rules: what a crop may be.
+        share: from 0, the shortest, to below 1.
+    """
     longest = min(rules.max_frames, num_frames)
-    return int(generator.integers(min(rules.min_frames, longest), longest, endpoint=True))
+    shortest = min(rules.min_frames, longest)
+    return shortest + int(share * (longest - shortest + 1))
 
 
 def choose_crop(
@@ -64,22 +83,19 @@ def choose_crop(
         metadata: of the sample.
         rules: what a crop may be.
         generator: decides between spans.
-        wanted_frames: the length that the span should have, as nearly as good places to cut allow; None: any.
+        wanted_frames: the length that the span should have, as nearly as good places to cut allow, and above it by
+            LENGTH_TOLERANCE at most where any place to cut allows that; None: any.
 
     Raises:
         UnusableSongError: no span fits.
     """
-    spans_by_rank = (
-        [_find_spans(np.array([0, metadata["num_frames"]]), rules)]
-        if metadata["lyrics_source"] == "raw"
-        else _rank_spans(metadata, rules)
-    )
     reason = (
         "no line times and longer than data.max_crop_s"
         if metadata["lyrics_source"] == "raw"
         else "no span between data.min_crop_s and data.max_crop_s"
     )
-    for spans in spans_by_rank:
+    longest = math.inf if wanted_frames is None else (1 + LENGTH_TOLERANCE) * wanted_frames
+    for spans in chain(_limit(_rank_spans(metadata, rules), longest), _rank_spans(metadata, rules)):
         for start_frame, end_frame in _draw_shorter_and_shorter(spans, generator, wanted_frames):
             lyric_ids = compose_lyric_ids(
                 metadata["sections"],
@@ -112,6 +128,9 @@ def choose_prompt(
 def _rank_spans(metadata: Mapping[str, Any], rules: CropRules) -> Iterator[NDArray[np.int64]]:
     """Yield spans from best to worst places to cut: section boundaries, line ends, any block outside of lines."""
     num_frames = metadata["num_frames"]
+    if metadata["lyrics_source"] == "raw":
+        yield _find_spans(np.array([0, num_frames]), rules)
+        return
     lines = [(line["start_frame"], line["end_frame"]) for line in metadata["lines"]]
     section_cuts = {0, num_frames, *(section["end_frame"] for section in metadata["sections"])}
     yield _find_spans(_sorted(section_cuts), rules)
@@ -119,6 +138,12 @@ def _rank_spans(metadata: Mapping[str, Any], rules: CropRules) -> Iterator[NDArr
     yield _find_spans(_outside(_sorted(line_cuts), lines), rules)
     block_cuts = line_cuts | set(range(0, num_frames, rules.block_frames))
     yield _find_spans(_outside(_sorted(block_cuts), lines), rules)
+
+
+def _limit(spans_by_rank: Iterator[NDArray[np.int64]], longest: float) -> Iterator[NDArray[np.int64]]:
+    """Yield the spans of at most `longest` frames."""
+    for spans in spans_by_rank:
+        yield spans[spans[:, 1] - spans[:, 0] <= longest]
 
 
 def _sorted(frames: set[int]) -> NDArray[np.int64]:

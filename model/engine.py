@@ -6,7 +6,7 @@ float32 weights, and how one of them is made to forget gradients.
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -21,6 +21,7 @@ from model.settings import RunConfig, deepspeed_settings
 from model.song_model import SongModel
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")  # what AdamW keeps per parameter, besides the number of steps
+_LINEAR = nn.functional.linear  # PyTorch's own: for ZeRO 3 DeepSpeed puts another in its place, and leaves it there
 EMA = "ema"  # kept where AdamW keeps its own, so that ZeRO shards it likewise
 # The class of the optimizer that runs, by ZeRO's stage; DeepSpeed chooses others by settings that say nothing of it.
 OPTIMIZERS = {
@@ -73,11 +74,12 @@ class Engine:
         self._stage = config.trainer.zero_stage
         self._has_ema = config.trainer.ema_decay > 0
         settings = deepspeed_settings(config, ranks.world_size)
-        self.num_micro_batches: int = settings["gradient_accumulation_steps"]
+        self.loss_divisor: int = settings["gradient_accumulation_steps"]  # of every loss, in `backward`
         deepspeed = import_deepspeed(ranks.device.type == "cuda")
         _check_settings(settings)
         if self._stage == 3:  # the head reads the weights of its two layers itself
             deepspeed.utils.set_z3_leaf_modules(model, [SemanticHead])
+        nn.functional.linear = _LINEAR  # an engine that failed may have left DeepSpeed's
         with redirect_stdout(StringIO()):  # it prints how much memory is in use, ten times
             self._engine: Any = deepspeed.initialize(
                 model=loss,
@@ -101,8 +103,12 @@ class Engine:
         """Switch between training and evaluation."""
         self._engine.train(is_training)
 
+    def begin_micro_batch(self, *, is_last: bool) -> None:
+        """Say, before a micro-batch is computed, whether it is the last one of its step; steps may differ in number."""
+        self._engine.set_gradient_accumulation_boundary(is_last)
+
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one micro-batch, whose loss is divided by the number of micro-batches and of ranks."""
+        """Add the gradients of one micro-batch, whose loss is divided by `loss_divisor` and the number of ranks."""
         self._engine.backward(loss)
 
     def step(self) -> None:
@@ -166,8 +172,9 @@ class Engine:
             self._swap_average()
 
     def close(self) -> None:
-        """Free what DeepSpeed holds."""
+        """Free what DeepSpeed holds, and take back its linear layer: the next run in this process rounds as all do."""
         self._engine.destroy()
+        nn.functional.linear = _LINEAR
 
     @property
     def adam(self) -> torch.optim.Optimizer:
@@ -180,14 +187,18 @@ class Engine:
         """What is kept per trained parameter, besides the number of steps."""
         return (*ADAM_STATE, EMA) if self._has_ema else ADAM_STATE
 
-    def gather_weights(self, key: str | None = None) -> dict[str, Tensor]:
-        """Return all weights, or with key EMA their moving average, and the buffers, complete and on rank 0's CPU.
+    def gather_weights(self, key: str | None = None, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return weights, or with key EMA their moving average, and the buffers, complete and on rank 0's CPU.
 
         All ranks must take part; the others get an empty dictionary.
+
+        Args:
+            key: None or EMA.
+            names: of the weights, among them all that train; None: all.
         """
         tensors = self.gather_trained(key)
         for name, parameter in self.model.named_parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad and (names is None or name in names):
                 tensor = self._gather_frozen(parameter)
                 if self.ranks.is_main:
                     tensors[name] = tensor.float().cpu().clone()
@@ -274,7 +285,7 @@ class Engine:
         """Return a whole parameter that does not train, as the model computes with it; all ranks must take part."""
         if self._stage < 3:
             return parameter.detach()
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter]):
             return parameter.detach().clone()

@@ -1,38 +1,79 @@
 """Fine-tuning: start from weights that exist, with another codebook if need be, and train only part of the model."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, compare, load_model
+from model.base_weights import CODEBOOK_PARAMETERS, hash_base, locate_base, name_own, read_base, refuse_other_base
+from model.checkpoint import ADAPTERS_NAME, WEIGHTS_NAME, CheckpointError, TrainState, find_weights
 from model.config import ConfigError
 from model.lora import ADAPTER_NAMES, add_adapters
-from model.reference_weights import from_reference, read_weights
 from model.settings import FinetuneConfig, RunConfig
 from model.song_model import SongModel
+from model.weights_file import load_weights
 
-CODEBOOK_PARAMETERS = ("semantic_table.weight", "semantic_head.classify.weight", "semantic_head.classify.bias")
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What checkpoints of a run hold, and the base that the rest of its weights is."""
+
+    own_names: frozenset[str] | None = None  # None: checkpoints hold all weights
+    base_file: str = ""
+    base_sha256: str = ""
 
 
-def start_from(model: SongModel, config: RunConfig) -> None:
-    """Copy the weights that `finetune.weights` names into `model`; with a new codebook, all but those of its tokens.
+def begin(model: SongModel, config: RunConfig) -> Start:
+    """Make `model` what a new run starts from: given weights or those that it has, with adapters where asked for.
 
     Raises:
-        CheckpointError: the weights are of another model.
-        WeightsError: a file under the reference's names that does not fit.
+        CheckpointError: the weights are missing, damaged, or of another model.
+        ConfigError: see `choose_trained`.
     """
     finetune = config.finetune
+    if finetune.weights:
+        start_from(model, config, Path(finetune.weights))
+    choose_trained(model, finetune)
+    if not finetune.lora_rank or not finetune.weights:
+        return Start()
     path = Path(finetune.weights)
-    if finetune.names == "reference":
-        found, _ = from_reference(read_weights(path), config.model)
-    else:
-        source, found_config = load_model(path)
-        _refuse_other_shape(path, found_config, config)
-        found = source.state_dict()
-    _copy(found, model, path, skip=CODEBOOK_PARAMETERS if finetune.new_codebook else ())
+    own_names = name_own(model, finetune)
+    sha256 = hash_base(dict(model.named_parameters()), own_names)
+    base_file = path if finetune.names == "reference" and path.is_file() else find_weights(path)
+    return Start(frozenset(own_names), str(base_file), sha256)
+
+
+def go_on(model: SongModel, config: RunConfig, found: Path, state: TrainState) -> Start:
+    """Make `model` what the checkpoint `found` holds, with its base underneath where it holds adapters alone.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or its base missing or another one.
+        ConfigError: see `choose_trained`.
+    """
+    finetune = config.finetune
+    if not state.base_sha256:
+        choose_trained(model, finetune)
+        load_weights(found / WEIGHTS_NAME, model)
+        return Start()
+    base = locate_base(state.base_file, config)
+    start_from(model, config, base)
+    choose_trained(model, finetune)
+    own_names = name_own(model, finetune)
+    refuse_other_base(hash_base(dict(model.named_parameters()), own_names), state.base_sha256, base, found)
+    load_weights(found / ADAPTERS_NAME, model, own_names)
+    return Start(frozenset(own_names), state.base_file, state.base_sha256)
+
+
+def start_from(model: SongModel, config: RunConfig, path: Path) -> None:
+    """Copy the weights at `path` into `model`; with a new codebook, all but those of its tokens.
+
+    Raises:
+        CheckpointError: the weights are missing, damaged, or of another model.
+    """
+    _copy(read_base(config, path), model, path, skip=CODEBOOK_PARAMETERS if config.finetune.new_codebook else ())
 
 
 def choose_trained(model: SongModel, finetune: FinetuneConfig) -> None:
@@ -45,7 +86,13 @@ def choose_trained(model: SongModel, finetune: FinetuneConfig) -> None:
         ConfigError: a pattern names no parameter, or nothing is left to train.
     """
     if finetune.lora_rank:
-        add_adapters(model, finetune.lora_rank, finetune.lora_alpha)
+        add_adapters(
+            model,
+            finetune.lora_rank,
+            finetune.lora_alpha,
+            targets=finetune.lora_targets,
+            dropout=finetune.lora_dropout,
+        )
         kept = CODEBOOK_PARAMETERS if finetune.new_codebook else ()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(ADAPTER_NAMES) or name in kept)
@@ -58,17 +105,6 @@ def choose_trained(model: SongModel, finetune: FinetuneConfig) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("finetune: everything is frozen, nothing is left to train")
-
-
-def _refuse_other_shape(path: Path, found: RunConfig, expected: RunConfig) -> None:
-    """Raise CheckpointError where a setting gives the weights another meaning than this run does."""
-    allowed = {"model.codebook_size"} if expected.finetune.new_codebook else set()
-    for key, (there, here) in compare(found, expected).items():
-        if key.startswith("model.") and not key.startswith("model.dropout.") and key not in allowed:
-            hint = "; finetune.new_codebook learns another codebook" if key == "model.codebook_size" else ""
-            raise CheckpointError(
-                f"weights {path} are of another model: {key} is {there} there and {here} in this run{hint}"
-            )
 
 
 @torch.no_grad()

@@ -10,11 +10,11 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad, silu
+from torch.nn.functional import pad, silu
 
 from model.attention import Attend, GatedFeedForward, Rotary, SelfAttention, rotary_table
 from model.config import ModelConfig
-from model.losses import CHUNK_POSITIONS, score_tokens
+from model.losses import CHUNK_POSITIONS, LossKernels, compile_kernels, score_tokens
 from model.recompute import Recompute, recompute_if
 
 NORM_EPS = 1e-6  # of the released LM
@@ -89,6 +89,7 @@ class SemanticHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.chunk_positions = CHUNK_POSITIONS
+        self.kernels: LossKernels | None = None
         self.transform = nn.Linear(config.dim, config.dim, bias=False)
         self.classify = nn.Linear(config.dim, config.codebook_size + 1)
 
@@ -109,17 +110,15 @@ class SemanticHead(nn.Module):
         call, because ZeRO 3 gathers weights at every call, and ranks have different numbers of chunks. Outputs that no
         token has, whose probability is 0, fill up to a number that tensor cores like.
         """
-        classify_VD, bias_V = self.classify.weight, self.classify.bias
+        states_SD = silu(self.transform(states_SD))
         if targets_S is None:
-            return _classify(states_SD, self.transform.weight, classify_VD, bias_V)
-        missing = -len(bias_V) % OUTPUT_MULTIPLE
-        weights = (
-            self.transform.weight,
-            pad(classify_VD, (0, 0, 0, missing)),
-            pad(bias_V, (0, missing), value=-math.inf),
-        )
-        return score_tokens(_classify, states_SD, targets_S, weights, self.chunk_positions)
+            logits_SV: Tensor = self.classify(states_SD)
+            return logits_SV.float()
+        missing = -self.classify.out_features % OUTPUT_MULTIPLE
+        classify_VD = pad(self.classify.weight, (0, 0, 0, missing))
+        bias_V = pad(self.classify.bias, (0, missing), value=-math.inf)
+        return score_tokens(states_SD, targets_S, classify_VD, bias_V, self.chunk_positions, self.kernels)
 
-
-def _classify(states_SD: Tensor, transform_DD: Tensor, classify_VD: Tensor, bias_V: Tensor) -> Tensor:
-    return linear(silu(linear(states_SD, transform_DD)), classify_VD, bias_V).float()
+    def compile_loss(self) -> None:
+        """Compile the passes over the logits at first use."""
+        self.kernels = compile_kernels()

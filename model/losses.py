@@ -3,19 +3,17 @@
 Shape legend: B songs, K scored positions, D width, V predictable ids.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import log_softmax, softmax
 
 FLOW_WEIGHT = 0.1  # L = L_LM + 0.1 L_flow, arXiv:2506.07634, 4.3
 CHUNK_POSITIONS = 2048  # float32 logits of 2048 positions x 16385 ids take 134 MB
-
-Head = Callable[..., Tensor]
-"""States [K, D] and the weights that it computes with -> logits [K, V]."""
 
 
 class SongOutput(NamedTuple):
@@ -83,30 +81,67 @@ class SongOutput(NamedTuple):
         return ce + flow_weight * flow
 
 
+@dataclass(frozen=True, slots=True)
+class LossKernels:
+    """The two passes over logits; plain ones read and write them more often than compiled ones."""
+
+    score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """Logits [K, V] and targets [K] -> cross-entropy_K in float32, is_correct_K."""
+    differentiate: Callable[[Tensor, Tensor], Tensor]
+    """Logits and targets -> derivative of each position's cross-entropy by its logits [K, V], in the logits' type."""
+
+
 def score_tokens(
-    head: Head, states_KD: Tensor, targets_K: Tensor, weights: Sequence[Tensor], chunk_positions: int = CHUNK_POSITIONS
+    states_KD: Tensor,
+    targets_K: Tensor,
+    classify_VD: Tensor,
+    bias_V: Tensor,
+    chunk_positions: int = CHUNK_POSITIONS,
+    kernels: LossKernels | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return cross-entropy_K in float32 and whether each prediction is right, is_correct_K.
 
-    Only the logits of one chunk are in memory at a time. With several chunks, the backward pass computes them again.
-    Gradients of the weights are added up in float32.
+    Only the logits of one chunk are in memory at a time. Of a single chunk, their gradient is computed together with
+    the loss and kept in their place; of several chunks, the backward pass computes the logits again. Gradients of the
+    weights are added up in float32.
 
     Args:
-        head: states and weights to logits_KV; a pure function.
         states_KD: one or more.
         targets_K: int64 ids.
-        weights: all tensors that the head computes with.
+        classify_VD: weights of the logits.
+        bias_V: their biases.
         chunk_positions: positions of a chunk, 1 or more.
+        kernels: passes over the logits; None: the plain ones.
     """
-    if len(targets_K) <= chunk_positions:
-        return _score(head, states_KD, targets_K, weights)
-    scores: tuple[Tensor, Tensor] = _ChunkedScores.apply(head, chunk_positions, states_KD, targets_K, *weights)  # type: ignore[no-untyped-call]
+    scores: tuple[Tensor, Tensor] = _ChunkedScores.apply(  # type: ignore[no-untyped-call]
+        kernels or PLAIN, chunk_positions, states_KD, targets_K, classify_VD, bias_V
+    )
     return scores
 
 
-def _score(head: Head, states_KD: Tensor, targets_K: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    logits_KV = head(states_KD, *weights)
-    return cross_entropy(logits_KV, targets_K, reduction="none"), logits_KV.argmax(dim=-1) == targets_K
+def _score(logits_KV: Tensor, targets_K: Tensor) -> tuple[Tensor, Tensor]:
+    log_shares_KV = log_softmax(logits_KV, dim=-1, dtype=torch.float32)
+    ce_K = -log_shares_KV.gather(1, targets_K[:, None]).squeeze(1)
+    return ce_K, logits_KV.argmax(dim=-1) == targets_K
+
+
+def _differentiate(logits_KV: Tensor, targets_K: Tensor) -> Tensor:
+    shares_KV = softmax(logits_KV, dim=-1, dtype=torch.float32)
+    if torch.compiler.is_compiling():  # in the same pass; written out, it would be three more
+        is_target_KV = torch.arange(logits_KV.shape[1], device=logits_KV.device) == targets_K[:, None]
+        shares_KV = torch.where(is_target_KV, shares_KV - 1, shares_KV)
+    else:
+        rows_K = torch.arange(len(targets_K), device=targets_K.device)
+        shares_KV[rows_K, targets_K] -= 1
+    return shares_KV.to(logits_KV.dtype)
+
+
+PLAIN = LossKernels(_score, _differentiate)
+
+
+def compile_kernels() -> LossKernels:
+    """Return kernels that are compiled at first use: one pass over the logits each. They hold no weights."""
+    return LossKernels(torch.compile(_score, dynamic=True), torch.compile(_differentiate, dynamic=True))
 
 
 class _ChunkedScores(torch.autograd.Function):
@@ -114,38 +149,59 @@ class _ChunkedScores(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, head: Head, chunk_positions: int, states_KD: Tensor, targets_K: Tensor, *weights: Tensor
+        ctx: Any,
+        kernels: LossKernels,
+        chunk_positions: int,
+        states_KD: Tensor,
+        targets_K: Tensor,
+        classify_VD: Tensor,
+        bias_V: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.head, ctx.chunk_positions = head, chunk_positions
-        ctx.save_for_backward(states_KD, targets_K, *weights)
-        chunks = zip(states_KD.split(chunk_positions), targets_K.split(chunk_positions), strict=True)
-        ce, is_correct = zip(*(_score(head, states, targets, weights) for states, targets in chunks), strict=True)
-        is_correct_K = torch.cat(is_correct)
-        ctx.mark_non_differentiable(is_correct_K)
-        return torch.cat(ce), is_correct_K
+        ctx.kernels, ctx.chunk_positions = kernels, chunk_positions
+        slopes_KV = None
+        is_single = len(targets_K) <= chunk_positions and any(ctx.needs_input_grad)
+        scores = []
+        for states, targets in zip(states_KD.split(chunk_positions), targets_K.split(chunk_positions), strict=True):
+            logits = torch.addmm(bias_V, states, classify_VD.t())
+            ctx.dtype = logits.dtype  # autocast's, where it is on; it is off in the backward pass
+            scores.append(kernels.score(logits, targets))
+            slopes_KV = kernels.differentiate(logits, targets) if is_single else None
+        ctx.save_for_backward(states_KD, targets_K, classify_VD, bias_V, slopes_KV)
+        ce, is_correct = (torch.cat(parts) for parts in zip(*scores, strict=True))
+        ctx.mark_non_differentiable(is_correct)
+        return ce, is_correct
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_K: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        states_KD, targets_K, *weights = ctx.saved_tensors
-        is_wanted = ctx.needs_input_grad[2], *ctx.needs_input_grad[4:]
+        states_KD, targets_K, *weights, slopes_KV = ctx.saved_tensors
+        classify_VD, bias_V = (weight.to(ctx.dtype) for weight in weights)
+        needs_states, _, needs_classify, needs_bias = ctx.needs_input_grad[2:]
+        # Sums are of gradients in parts of the largest, which is exact where all are the same, as in training.
+        largest = grad_K.abs().amax().clamp(min=torch.finfo(grad_K.dtype).tiny)
         grads_states: list[Tensor] = []
-        sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-        parts = (tensor.split(ctx.chunk_positions) for tensor in (states_KD, targets_K, grad_K))
-        for states, targets, grad in reversed(list(zip(*parts, strict=True))):
-            leaves = [
-                leaf.detach().requires_grad_(wanted) for leaf, wanted in zip((states, *weights), is_wanted, strict=True)
-            ]
-            with torch.enable_grad():
-                ce, _ = _score(ctx.head, leaves[0], targets, leaves[1:])
-            ce.backward(grad)
-            if leaves[0].grad is not None:
-                grads_states.append(leaves[0].grad)
-            for total, leaf in zip(sums, leaves[1:], strict=True):
-                if leaf.grad is not None:
-                    total += leaf.grad
-        grad_weights = (
-            total.to(weight.dtype) if wanted else None
-            for total, weight, wanted in zip(sums, weights, is_wanted[1:], strict=True)
+        sum_VD, sum_V = (
+            torch.zeros_like(weight, dtype=torch.float32) if wanted else None
+            for weight, wanted in zip(weights, (needs_classify, needs_bias), strict=True)
         )
-        return None, None, torch.cat(grads_states[::-1]) if grads_states else None, None, *grad_weights
+        chunks = (tensor.split(ctx.chunk_positions) for tensor in (states_KD, targets_K, grad_K))
+        for states, targets, grad in zip(*chunks, strict=True):
+            slopes = slopes_KV
+            if slopes is None:
+                logits = torch.addmm(bias_V, states.to(ctx.dtype), classify_VD.t())
+                slopes = ctx.kernels.differentiate(logits, targets)
+            parts = (grad / largest)[:, None]
+            if needs_states:
+                grads_states.append((grad[:, None] * (slopes @ classify_VD)).to(states.dtype))
+            if sum_VD is not None:
+                sum_VD += slopes.t() @ (parts * states).to(ctx.dtype)
+            if sum_V is not None:
+                sum_V += (slopes.t() @ parts.to(ctx.dtype)).squeeze(1)
+        return (
+            None,
+            None,
+            torch.cat(grads_states) if needs_states else None,
+            None,
+            None if sum_VD is None else sum_VD.mul_(largest).to(weights[0].dtype),
+            None if sum_V is None else sum_V.mul_(largest).to(weights[1].dtype),
+        )

@@ -1,8 +1,5 @@
 """Every random number of a training step, as a pure function of each song's seed.
 
-NumPy draws, and the numbers are copied to PyTorch's memory (`torch.tensor`), which begins at a multiple of 64 bytes in
-every process: the last bit of a matrix product may depend on where its input lies.
-
 Shape legend: B songs, N blocks of all songs in order, P frames per block, C latent channels.
 """
 
@@ -92,7 +89,7 @@ def draw_block(seed: int, block: int, config: ModelConfig) -> tuple[Tensor, Tens
     generator = np.random.Generator(np.random.PCG64([block, seed]))
     uniform_P = 1 - generator.random(config.block_frames)
     noise_PC = generator.standard_normal((config.block_frames, config.latent_channels), dtype=np.float32)
-    return torch.tensor(uniform_P), torch.tensor(noise_PC)
+    return torch.from_numpy(uniform_P), torch.from_numpy(noise_PC)
 
 
 def draw(
@@ -116,18 +113,18 @@ def draw(
     times, noises, song_coins, block_coins, weights = (np.concatenate(parts) for parts in zip(*songs, strict=True))
     rates = config.dropout
     song_rates, block_rates = (rates.conditions, rates.prompt), (rates.hidden, rates.semantic)
-    drop_conditions_B, drop_prompt_B = torch.tensor((song_coins < song_rates) & with_dropout).unbind(1)
-    drop_hidden_N, drop_semantic_N = torch.tensor((block_coins < block_rates) & with_dropout).unbind(1)
+    drop_conditions_B, drop_prompt_B = torch.from_numpy((song_coins < song_rates) & with_dropout).unbind(1)
+    drop_hidden_N, drop_semantic_N = torch.from_numpy((block_coins < block_rates) & with_dropout).unbind(1)
     if rates.mode == "joint":
         drop_semantic_N = drop_semantic_N | drop_hidden_N
     return Draws(
-        time_N=torch.tensor(times).sigmoid(),
-        noise_NPC=torch.tensor(noises),
+        time_N=torch.from_numpy(times).sigmoid(),
+        noise_NPC=torch.from_numpy(noises),
         drop_conditions_B=drop_conditions_B,
         drop_prompt_B=drop_prompt_B,
         drop_hidden_N=drop_hidden_N,
         drop_semantic_N=drop_semantic_N,
-        block_weight_N=torch.tensor(weights) if rates.blocks and with_dropout else None,
+        block_weight_N=torch.from_numpy(weights) if rates.blocks and with_dropout else None,
     ).to(device)
 
 

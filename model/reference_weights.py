@@ -89,6 +89,9 @@ def from_reference(weights: Mapping[str, Tensor], config: ModelConfig) -> tuple[
         WeightsError: a key is missing or unknown, or a tensor that must be zero is not.
     """
     weights = _strip_root(weights)
+    num_layers = config.lm_layers + config.dit_layers
+    if num_layers > len(weights):  # even without memory a layer takes time to describe
+        raise WeightsError(f"reference weights: {len(weights)} keys are too few for {num_layers} layers")
     names, shapes = key_map(config), _shapes(config)
     missing = sorted({key for keys in names.values() for key in keys} - weights.keys())
     if missing:

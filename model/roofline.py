@@ -4,12 +4,14 @@ A step takes at least: its matrix products and attention at the datasheet's peak
 between them move through memory, plus what of the communication does not fit behind the backward pass.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from model.config import ModelConfig
 from model.hardware import PEAK_TFLOPS
 from model.noise import count_rendered
+from model.packing import count_tokens
 from model.recompute import Recompute
 from model.sampling_config import SamplingConfig
 from model.settings import RunConfig, deepspeed_settings
@@ -211,10 +213,14 @@ def describe_run(run: RunConfig, world_size: int) -> str:
     lines = [
         f"arithmetic, not measured: GiB on each of {world_size} GPUs, ZeRO {trainer.zero_stage}, {trainer.precision}, "
         f"checkpoint_activations {str(trainer.checkpoint_activations).lower()}, micro-batches of "
-        f"{trainer.micro_batch_size} songs of {run.data.max_crop_s:g} s"
+        f"{trainer.describe_micro_batches()}, songs of {run.data.max_crop_s:g} s"
     ]
     lines += [f"  {part:16} {count / 2**30:15,.3f}" for part, count in memory.items()]
     lines += advise(run, world_size)
+    even, most = run.count_micro_batches(world_size)
+    lines.append(
+        f"micro-batches of a step on each rank: at least {even} with crops of even lengths, {most} of the longest"
+    )
     sent = wire_bytes(run, world_size)
     lines.append("arithmetic, not measured: GB that each GPU sends in a step")
     lines += [f"  {part:16} {count / 1e9:15,.3f}" for part, count in sent.items()]
@@ -248,7 +254,7 @@ def advise(run: RunConfig, world_size: int, capacity: float = CAPACITY) -> list[
     if held > limit:
         return [f"{over}; weights, gradients and optimizer alone take {held / 2**30:.1f} GiB: more GPUs"]
     return [f"{over}; shorter crops than data.max_crop_s {run.data.max_crop_s:g}, or more GPUs than {world_size} "
-            f"(trainer.micro_batch_size is {trainer.micro_batch_size})"]  # fmt: skip
+            f"(micro-batches are of {trainer.describe_micro_batches()})"]  # fmt: skip
 
 
 def _list_changes(run: RunConfig) -> list[tuple[str, RunConfig]]:
@@ -259,10 +265,14 @@ def _list_changes(run: RunConfig) -> list[tuple[str, RunConfig]]:
     steps: list[tuple[str, dict[str, Any]]] = []
     if trainer.checkpoint_activations is False:
         steps.append(("trainer.checkpoint_activations: cheap", {"checkpoint_activations": "cheap"}))
-    songs = trainer.micro_batch_size
+    songs, longest = math.ceil(run.count_longest_songs()), count_tokens(run.model, run.data.max_crop_frames)
     while songs > 1:
-        songs //= 2
-        steps.append((f"trainer.micro_batch_size: {songs}", {"micro_batch_size": songs}))
+        if trainer.micro_batch_size:
+            songs //= 2
+            steps.append((f"trainer.micro_batch_size: {songs}", {"micro_batch_size": songs}))
+        else:
+            songs -= 1
+            steps.append((f"trainer.micro_batch_tokens: {songs * longest}", {"micro_batch_tokens": songs * longest}))
     if trainer.zero_stage == 1:
         steps.append(("trainer.zero_stage: 2", {"zero_stage": 2}))
     if trainer.checkpoint_activations in (False, "cheap"):

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from model import checkpoint
+from model import checkpoint, finetune
 from model.checkpoint import CheckpointError, TrainState
 from model.config import ConfigError
-from model.finetune import choose_trained, start_from
 from model.ranks import Ranks
 from model.settings import RunConfig
 from model.song_model import SongModel
@@ -75,9 +74,7 @@ def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Pat
         model.compile_layers()
     if found is None:
         model.set_latent_statistics(torch.tensor(info.latent_mean), torch.tensor(info.latent_std))
-        if config.finetune.weights:
-            start_from(model, config)
-        choose_trained(model, config.finetune)
+        start = finetune.begin(model, config)
         state = TrainState(
             global_step=0,
             seed=config.trainer.seed,
@@ -86,12 +83,13 @@ def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Pat
             first_val_loss=None,
             last_val_loss=None,
             losses=(),
+            base_file=start.base_file,
+            base_sha256=start.base_sha256,
         )
-        return state, Trainer(model, config, ranks)
+        return state, Trainer(model, config, ranks, start.own_names)
     state = _read_state(found, config, info)
-    choose_trained(model, config.finetune)
-    checkpoint.load_weights(found / checkpoint.WEIGHTS_NAME, model)
-    trainer = Trainer(model, config, ranks)
+    start = finetune.go_on(model, config, found, state)
+    trainer = Trainer(model, config, ranks, start.own_names)
     files = sorted(found.glob("*.safetensors"))
     trainer.restore(
         {path.stem: checkpoint.read_tensors(path) for path in files}, state.global_step - state.skipped_updates
@@ -118,6 +116,12 @@ def refuse_other_data(info: DatasetInfo, config: RunConfig, root: Root) -> None:
                 f"{root}/dataset.json: {name} is {found}, but model.{name} is {expected}; "
                 f"set model.{name}, or extract the songs with another codebook or VAE"
             )
+    found, expected = info.phoneme_mode, config.model.conditions.phonemes
+    if found != expected:
+        raise ConfigError(
+            f"{root}/dataset.json: lyrics are spelled in the phoneme mode {found!r}, but model.conditions.phonemes is "
+            f"{expected!r}; set it, or extract the songs with --phonemes {expected}"
+        )
 
 
 def refuse_without_compiler(device: torch.device) -> None:

@@ -1,10 +1,11 @@
 """Songs that a run generates on its way: always of the same held-out lyrics and prompts, to be compared by ear.
 
 samples/step_001000/<key>.safetensors   semantic_tokens int64 [T], latents float32 [T, C] as the VAE decodes them,
-and the lyrics' ids; metadata: how the song ended
+and the lyrics' ids; metadata: how the song ended. A step's folder appears whole. jobs/decode_samples.py adds audio.
 """
 
 import logging
+import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -15,11 +16,16 @@ from model.settings import ReportConfig
 from model.song_model import SongModel
 from shards.schema import FRAME_RATE_HZ
 
+SAMPLES = "samples"  # in a run's folder
+
 logger = logging.getLogger(__name__)
 
 
 def write_samples(folder: Path, step: int, model: SongModel, songs: MicroBatch, config: ReportConfig) -> Path:
-    """Generate a song for each of the first of `songs` with its lyrics, prompt and seed; return their folder."""
+    """Generate a song for each of the first of `songs` with its lyrics, prompt and seed; return their folder.
+
+    What a run that was killed after this step has left there is replaced, audio included.
+    """
     batch, count = songs.batch, min(config.num_samples, len(songs.batch.keys))
     lyrics = [batch.lyric_ids_BL[row, : int(batch.num_lyrics_B[row])] for row in range(count)]
     sampling = SamplingConfig(
@@ -32,10 +38,15 @@ def write_samples(folder: Path, step: int, model: SongModel, songs: MicroBatch, 
         songs.seeds[:count],
         sampling,
     )
-    target = folder / "samples" / f"step_{step:06d}"
-    target.mkdir(parents=True, exist_ok=True)
+    target = folder / SAMPLES / f"step_{step:06d}"
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     for key, ids, song in zip(batch.keys[:count], lyrics, made, strict=True):
         tensors = {"semantic_tokens": song.semantic_tokens, "latents": song.latents, "lyric_ids": ids.clone()}
-        save_file(tensors, target / f"{key}.safetensors", {"ended": song.ended})
+        save_file(tensors, partial / f"{key}.safetensors", {"ended": song.ended})
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
     logger.info("step %d  %d samples in %s", step, count, target)
     return target

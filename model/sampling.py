@@ -18,12 +18,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.config import ConfigError, ModelConfig, require
 from model.noise import draw_block
 from model.sampling_config import PRESETS, SamplingConfig
 from model.song_model import SongModel
 from model.song_writer import Opening, SongWriter
+from model.step_runner import StepRunner, choose_runner
+
+# Not cuDNN's, PyTorch's first choice on a GPU of the newest kinds: it plans anew for every length.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 __all__ = ["PRESETS", "GeneratedSong", "Opening", "SamplingConfig", "generate"]
 
@@ -51,6 +56,7 @@ def generate(
     on_block: Callable[[int, Tensor], None] | None = None,
     noise: Callable[[int, int], Tensor] | None = None,
     observe: Callable[[SongWriter], None] | None = None,
+    runner: StepRunner | None = None,
 ) -> list[GeneratedSong]:
     """Write one song per entry of `lyric_ids`, all in one batch.
 
@@ -67,6 +73,7 @@ def generate(
         on_block: called with a song's number and its latents [P, C] as soon as they are rendered.
         noise: replaces the drawn noise: (song, block) -> [P, C].
         observe: called after every rendered block, with the writer as it stands.
+        runner: runs the steps; None: with CUDA graphs on a GPU.
 
     Raises:
         ConfigError: lyrics, a prompt or an opening that the model's configuration does not allow.
@@ -79,8 +86,8 @@ def generate(
     ]
     max_blocks = -(-config.max_frames // model.config.block_frames)
     if songs:
-        with torch.inference_mode():
-            writer = SongWriter(model, config, max_blocks)
+        with torch.inference_mode(), sdpa_kernel(ATTENTION):
+            writer = SongWriter(model, config, max_blocks, runner or choose_runner(model.bos_D.device))
             writer.read_start(lyric_ids, prompts, given)
             for block in range(max_blocks):
                 if block:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from model.config import ConfigError, ModelConfig, require
 from model.deepspeed_config import merge_passed
+from model.packing import count_tokens
 from model.recompute import Recompute
 from model.strict_yaml import build, override, read_yaml
 from shards.schema import FRAME_RATE_HZ
@@ -123,7 +124,10 @@ class TrainerConfig:
     """How a step is computed and how often it reports."""
 
     batch_size: int  # songs per update, over all ranks
-    micro_batch_size: int  # songs per forward pass of one rank: memory, never the result
+    micro_batch_size: int = 0  # songs of one forward pass of a rank, at most: memory, never the result; 0: any number
+    # Tokens of one, at most: positions of the LM with the longest prompt and lyrics; 0: any number. The fewest
+    # micro-batches are made that one of the two limits, or both, allows.
+    micro_batch_tokens: int = 0
     precision: Literal["fp32", "bf16"]  # bf16 keeps fp32 master weights
     zero_stage: Literal[0, 1, 2, 3]
     checkpoint_activations: Recompute  # what the backward pass recomputes; true: a third more compute, least memory
@@ -140,8 +144,15 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that are none and a precision that DeepSpeed has no master weights for."""
-        for name in ("batch_size", "micro_batch_size", "log_every"):
+        for name in ("batch_size", "log_every"):
             require(getattr(self, name) > 0, f"trainer.{name} is {getattr(self, name)}, expected more than 0")
+        for name in ("micro_batch_size", "micro_batch_tokens"):
+            require(getattr(self, name) >= 0, f"trainer.{name} is {getattr(self, name)}, expected 0 or more")
+        require(
+            self.micro_batch_size + self.micro_batch_tokens > 0,
+            "trainer.micro_batch_size and trainer.micro_batch_tokens are both 0, expected a limit of songs, of tokens, "
+            "or both",
+        )
         require(self.val_every >= 0, f"trainer.val_every is {self.val_every}, expected 0 or more")
         require(0 <= self.ema_decay < 1, f"trainer.ema_decay is {self.ema_decay}, expected 0 to below 1")
         require(self.flow_weight >= 0, f"trainer.flow_weight is {self.flow_weight}, expected 0 or more")
@@ -161,6 +172,11 @@ class TrainerConfig:
             "trainer.compile_layers is true and trainer.zero_stage 3, whose hooks around every module make the "
             "compiler give up after a few layers; use zero_stage 1 or 2, or compile_layers: false",
         )
+
+    def describe_micro_batches(self) -> str:
+        """Return their limits in words."""
+        limits = {"songs": self.micro_batch_size, "tokens": self.micro_batch_tokens}
+        return " and ".join(f"up to {limit:,} {unit}" for unit, limit in limits.items() if limit)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,12 +207,16 @@ class FinetuneConfig:
     new_codebook: bool = False  # the tokens are of another codebook: their embedding and classifier start anew
     lora_rank: int = 0  # above 0: train low-rank corrections of attention and feed-forward only (model/lora.py)
     lora_alpha: float = 16.0  # a correction is scaled by lora_alpha / lora_rank
+    lora_targets: tuple[str, ...] = ("*",)  # patterns of the matrices that get one, such as lm.layers.*.attention.*
+    lora_dropout: float = 0.0  # chance of a correction's input to be dropped in training
     freeze: tuple[str, ...] = ()  # patterns of parameter names that do not train, such as lm.layers.*
 
     def __post_init__(self) -> None:
         """Refuse adapters without size and a codebook that is new to random weights."""
         require(self.lora_rank >= 0, f"finetune.lora_rank is {self.lora_rank}, expected 0 or more")
         require(self.lora_alpha > 0, f"finetune.lora_alpha is {self.lora_alpha}, expected more than 0")
+        require(0 <= self.lora_dropout < 1, f"finetune.lora_dropout is {self.lora_dropout}, expected 0 to below 1")
+        require(bool(self.lora_targets), "finetune.lora_targets is empty, expected patterns such as lm.layers.*")
         require(
             bool(self.weights) or not self.new_codebook,
             "finetune.new_codebook is true, but finetune.weights names no weights: random ones have no codebook",
@@ -238,12 +258,46 @@ class RunConfig:
     deepspeed: dict[str, Any] = field(default_factory=dict)  # keys of DeepSpeed's own, see model/deepspeed_config.py
 
     def __post_init__(self) -> None:
-        """Refuse crops that hold no whole block."""
+        """Refuse crops that hold no whole block, and those that fit into no micro-batch."""
         block_s = self.model.block_frames / FRAME_RATE_HZ
         require(
             self.data.min_crop_s >= block_s,
             f"data.min_crop_s is {self.data.min_crop_s}, expected at least a block of {block_s} s",
         )
+        budget, longest = self.trainer.micro_batch_tokens, count_tokens(self.model, self.data.max_crop_frames)
+        require(
+            budget == 0 or budget >= longest,
+            f"trainer.micro_batch_tokens is {budget}, expected 0 or at least {longest}: one song of data.max_crop_s = "
+            f"{self.data.max_crop_s:g} with the longest prompt and lyrics",
+        )
+        require(
+            not self.finetune.lora_dropout or not self.trainer.compile_layers,
+            "finetune.lora_dropout is above 0 and trainer.compile_layers true, but what is dropped changes with every "
+            "batch, which compiled layers do not see; set one of them to 0 or false",
+        )
+
+    def count_longest_songs(self, excess: float = 0.0) -> float:
+        """Return how many of the longest crops a micro-batch holds, a fraction where tokens are limited.
+
+        Args:
+            excess: by which crops may be longer than planned, relative to that.
+        """
+        size, budget = self.trainer.micro_batch_size or math.inf, self.trainer.micro_batch_tokens or math.inf
+        return min(size, (1 + excess) * budget / count_tokens(self.model, self.data.max_crop_frames))
+
+    def count_micro_batches(self, world_size: int) -> tuple[int, int]:
+        """Return how many micro-batches each rank computes in a step: at least with even lengths, and at most.
+
+        Even: as many crops of each length from data.min_crop_s to data.max_crop_s. Most: all crops are the longest.
+        """
+        trainer, songs_per_rank = self.trainer, math.ceil(self.trainer.batch_size / world_size)
+        most = math.ceil(songs_per_rank / math.floor(self.count_longest_songs()))
+        if not trainer.micro_batch_tokens:
+            return most, most
+        mean_frames = math.floor((self.data.min_crop_s + self.data.max_crop_s) / 2 * FRAME_RATE_HZ)
+        tokens = trainer.batch_size * count_tokens(self.model, mean_frames)
+        by_size = math.ceil(songs_per_rank / (trainer.micro_batch_size or trainer.batch_size))
+        return max(by_size, math.ceil(tokens / (world_size * trainer.micro_batch_tokens))), most
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: what YAML and JSON hold."""
@@ -295,11 +349,10 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
         ConfigError: a key of the section `deepspeed` is unknown or contradicts another section, or DeepSpeed would
             run another optimizer than these settings say.
     """
-    songs_per_rank = math.ceil(config.trainer.batch_size / world_size)
     optimizer = config.optimizer
     settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": config.trainer.micro_batch_size,
-        "gradient_accumulation_steps": math.ceil(songs_per_rank / config.trainer.micro_batch_size),
+        "train_micro_batch_size_per_gpu": math.floor(config.count_longest_songs()),
+        "gradient_accumulation_steps": config.count_micro_batches(world_size)[1],
         "gradient_clipping": optimizer.clip_norm,
         "optimizer": {
             "type": "AdamW",

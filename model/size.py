@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from model.config import ModelConfig
+from model.crops import LENGTH_TOLERANCE
 from model.finetune import choose_trained
 from model.lm import OUTPUT_MULTIPLE
 from model.losses import CHUNK_POSITIONS
@@ -20,7 +21,7 @@ from model.song_model import SongModel
 BACKWARD_FACTOR = 2  # the backward pass multiplies twice for each multiplication of the forward pass
 A100_FLOPS = 312e12  # bf16 operations a second, NVIDIA's datasheet; the paper trained on 16 of them
 # Vectors that embeddings, the LM's norm, the head and the DiT's input keep; counted on the meta device.
-ENDS_PER_POSITION, ENDS_PER_FRAME = 5.0, 2.56
+ENDS_PER_POSITION, ENDS_PER_FRAME = 5.0, 4.56
 LOGIT_BYTES = 12  # of one logit of a chunk: bf16 and float32, and the gradient of both
 LIVE_NUMBERS = 1_000_000_000  # of weights that ZeRO 3 keeps whole at a time: DeepSpeed's stage3_max_live_parameters
 MASTER_BYTES, MOMENTS_BYTES = 4, 8  # of a parameter in AdamW: float32 weights, two float32 moments
@@ -161,7 +162,8 @@ def memory_per_gpu(run: RunConfig, world_size: int) -> dict[str, float]:
         3: trained * sums_bytes * share,
     }[stage]
     live = zero.get("stage3_max_live_parameters", LIVE_NUMBERS) if world_size > 1 else 0
-    songs, num_frames = trainer.micro_batch_size, run.data.max_crop_frames // run.model.block_frames
+    songs = run.count_longest_songs(LENGTH_TOLERANCE)
+    num_frames = run.data.max_crop_frames // run.model.block_frames
     num_frames *= run.model.block_frames
     lm_positions, dit_positions = count_positions(
         run.model, num_frames, run.model.conditions.max_lyric_tokens, run.model.conditions.prompt_frames
@@ -212,7 +214,8 @@ def _share_recomputed(config: ModelConfig, recompute: Recompute) -> dict[str, fl
         True: (all_but_down, 1.0),
     }[recompute]
     shares = {"lm_dense": dense, "lm_attention": attention, "dit_dense": dense, "dit_attention": attention}
-    return shares | {"semantic_head": 1.0 if recompute else 0.0}
+    logits = (config.codebook_size + 1) / (config.dim + config.codebook_size + 1)  # not the layer before them
+    return shares | {"semantic_head": logits if recompute else 0.0}
 
 
 def _forward_flops(config: ModelConfig, num_frames: int, num_lyrics: int, num_prompt_frames: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ batch is cut into ranks and micro-batches changes nothing but the order of addit
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 
@@ -18,7 +18,8 @@ from torch import Tensor
 from model.batches import MicroBatch, RankBatch
 from model.engine import EMA, Engine, forget_ranks, import_deepspeed
 from model.hardware import keep_memory
-from model.noise import Draws, draw
+from model.lora import SongDropout
+from model.noise import Draws, count_rendered, draw
 from model.ranks import Ranks, choose_rank_device, count_local_ranks
 from model.settings import RunConfig
 from model.size import flops_per_step
@@ -56,9 +57,7 @@ def join_ranks(requested: str = "auto") -> Ranks:
         torch.cuda.set_device(device)
         # cuDNN's attention plans anew for every length of a song, and hardly two songs have the same; flash does not.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    elif "OMP_NUM_THREADS" in os.environ:
-        torch.set_num_threads(torch.get_num_threads())  # said by name, MKL keeps to it: else it may take fewer at times
-    else:  # processes of one machine share its cores
+    elif "OMP_NUM_THREADS" not in os.environ:  # processes of one machine share its cores
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // (count_local_ranks() or 1)))
     if not has_gpu:
         keep_memory()
@@ -79,8 +78,16 @@ def leave_ranks() -> None:
 class Trainer:
     """Updates a song model, on one of several ranks."""
 
-    def __init__(self, model: SongModel, config: RunConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, model: SongModel, config: RunConfig, ranks: Ranks, own_names: Collection[str] | None = None
+    ) -> None:
         """Hand `model`, with its weights, to DeepSpeed.
+
+        Args:
+            model: what trains.
+            config: how.
+            ranks: that do it together.
+            own_names: of the weights that checkpoints hold, see `model.finetune.Start`; None: all.
 
         Raises:
             ConfigError: DeepSpeed refuses the settings, or runs another optimizer than they say.
@@ -91,6 +98,8 @@ class Trainer:
         max_blocks = config.data.max_crop_frames // config.model.block_frames
         loss = ScaledLoss(model, config.trainer.flow_weight, math.ceil(max_blocks / NUM_PLACES))
         self._engine = Engine(model, loss, config, ranks)
+        self._own_names = own_names
+        self._dropout = SongDropout(model)
         self.on_progress: Callable[[], None] = lambda: None  # called at every micro-batch
 
     @property
@@ -111,19 +120,21 @@ class Trainer:
             LossSpikeError: no update was made; names the songs whose own losses are above `max_loss`.
         """
         engine, where = self._engine, f"step {global_step}"
-        assert len(batch.micro_batches) == engine.num_micro_batches, "ranks would wait for each other forever"
+        last = len(batch.micro_batches) - 1  # the same on every rank
         num_targets, num_blocks = count_targets(self.ranks, batch.micro_batches, self.config.model.block_frames)
         tables, flops = [], 0.0
         for number, micro_batch in enumerate(batch.micro_batches):
             self.on_progress()
+            engine.begin_micro_batch(is_last=number == last)
             songs, draws = self._prepare(micro_batch, with_dropout=True)
             loss, table, _ = engine(songs, draws, num_targets, num_blocks)
             flops += 0.0 if micro_batch.is_repeat else self._count_flops(songs, draws)
-            # DeepSpeed divides by the number of micro-batches and by that of ranks; the loss is a sum over both.
-            scale = 0 if micro_batch.is_repeat else engine.num_micro_batches * self.ranks.world_size
+            # DeepSpeed divides by what it takes for the number of micro-batches and by that of ranks; the loss is a
+            # sum over both.
+            scale = 0 if micro_batch.is_repeat else engine.loss_divisor * self.ranks.world_size
             engine.backward(loss * scale)
             tables.append(table)
-            if number < engine.num_micro_batches - 1:
+            if number < last:
                 engine.step()
         try:
             *sums, flops = sum_tables(self.ranks, batch.micro_batches, tables, where, flops)
@@ -183,10 +194,10 @@ class Trainer:
 
         All ranks must take part. Tensors are complete and on the CPU on rank 0; the other ranks get empty dictionaries.
         """
-        yield "model", self.gather_weights()
+        yield "model" if self._own_names is None else "adapters", self._engine.gather_weights(names=self._own_names)
         for key in self._engine.state_keys:
             if key == EMA:
-                yield EMA, self.gather_weights(EMA)
+                yield EMA, self._engine.gather_weights(EMA, names=self._own_names)
             else:
                 yield f"optimizer_{key}", self._engine.gather_trained(key)
 
@@ -201,7 +212,7 @@ class Trainer:
             read: file name, as `gather_state` gives it, to names and complete float32 tensors.
             num_updates: that the checkpoint has seen.
         """
-        keys = {name: "" if name == "model" else name.removeprefix("optimizer_") for name in read}
+        keys = {name: "" if name in ("model", "adapters") else name.removeprefix("optimizer_") for name in read}
         self._engine.restore({keys[name]: tensors for name, tensors in read.items()}, num_updates)
 
     def close(self) -> None:
@@ -224,6 +235,11 @@ class Trainer:
 
     def _prepare(self, micro_batch: MicroBatch, *, with_dropout: bool) -> tuple[SongBatch, Draws]:
         num_blocks = (micro_batch.batch.num_frames_B // self.config.model.block_frames).tolist()
+        if with_dropout:
+            left_out = self.config.model.dropout.blocks
+            self._dropout.set_songs(micro_batch.seeds, [count_rendered(count, left_out) for count in num_blocks])
+        else:
+            self._dropout.drop_nothing()
         draws = draw(micro_batch.seeds, num_blocks, self.config.model, self.ranks.device, with_dropout=with_dropout)
         return micro_batch.batch.to(self.ranks.device), draws
 

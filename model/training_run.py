@@ -354,10 +354,10 @@ class TrainingRun:
         trainer = self.config.trainer
         logger.info("%s", yaml.safe_dump(self.config.to_dict(), sort_keys=False).rstrip())
         logger.info(
-            "%d songs of %s (%d too short), %d a step on %d ranks in micro-batches of %d, %s, ZeRO %d by %s, "
+            "%d songs of %s (%d too short), %d a step on %d ranks in micro-batches of %s, %s, ZeRO %d by %s, "
             "steps %d to %d",
             self._train.num_songs, self.config.data.root, self._train.num_too_short, trainer.batch_size,
-            self.ranks.world_size, trainer.micro_batch_size, trainer.precision, trainer.zero_stage,
+            self.ranks.world_size, trainer.describe_micro_batches(), trainer.precision, trainer.zero_stage,
             self._trainer.optimizer_name, first_step, self.last_step,
         )  # fmt: skip
         self._describe_hardware()

@@ -4,7 +4,7 @@ A file's own configuration may claim any size. So a model is first described wit
 file holds, and only then allocated: a hostile file costs no more memory than its own size.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,18 @@ def refuse_not_finite(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None
             raise CheckpointError(f"{path}: tensor {name} holds {num_bad} values that are not finite; it is damaged")
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
+def load_weights(path: Path, model: nn.Module, names: Collection[str] | None = None) -> None:
     """Copy the weights of a safetensors file into `model`, all of them or none.
+
+    Args:
+        path: the file.
+        model: is changed.
+        names: of the parameters and buffers that the file must hold; None: all.
 
     Raises:
         CheckpointError: names the first tensor that is missing, too many, of another shape or type, or not finite.
     """
-    targets = model.state_dict()
+    targets = {name: tensor for name, tensor in model.state_dict().items() if names is None or name in names}
     found, _ = read_header(path)
     compare_shapes(found, {name: tuple(tensor.shape) for name, tensor in targets.items()}, path)
     refuse_not_finite(read_tensors(path), path)
@@ -101,7 +106,13 @@ def load_weights(path: Path, model: nn.Module) -> None:
             targets[name].copy_(tensor)
 
 
-def build_as_claimed(build: Callable[[], Any], shapes: Shapes, num_layers: int, path: Path) -> Any:
+def build_as_claimed(
+    build: Callable[[], Any],
+    shapes: Shapes,
+    num_layers: int,
+    path: Path,
+    choose_names: Callable[[Any], Collection[str]] | None = None,
+) -> Any:
     """Return `build()`, a model on the meta device, if the tensors of the file are those of that model.
 
     Args:
@@ -109,6 +120,7 @@ def build_as_claimed(build: Callable[[], Any], shapes: Shapes, num_layers: int, 
         shapes: of the file's tensors.
         num_layers: layers that the configuration claims; even without memory a layer takes time to describe.
         path: names the file in errors.
+        choose_names: returns the names of a model's tensors that the file must hold; None: all.
     """
     if num_layers > len(shapes):
         raise CheckpointError(f"{path}: its configuration claims {num_layers} layers, it holds {len(shapes)} tensors")
@@ -117,5 +129,7 @@ def build_as_claimed(build: Callable[[], Any], shapes: Shapes, num_layers: int, 
             model = build()
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond 64 bits
         raise CheckpointError(f"{path}: its configuration claims sizes that cannot be built: {error}") from error
-    compare_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, path)
+    state = model.state_dict()
+    names = state if choose_names is None else choose_names(model)
+    compare_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in state.items() if name in names}, path)
     return model

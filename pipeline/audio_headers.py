@@ -51,7 +51,7 @@ def present_share(file: AudioFile) -> float | None:
     if found is None:
         return None
     start, size = found
-    return min(1.0, (file.num_bytes - start) / size)
+    return min(1.0, max(0, file.num_bytes - start) / size)
 
 
 def _find_riff_data(file: AudioFile) -> tuple[int, int] | None:

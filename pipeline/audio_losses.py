@@ -66,7 +66,7 @@ class Losses:
             share: of the promised bytes that are there, in place of `declared_s` where a header says it.
             may_end_in_junk: whether its format leaves open if a last frame that cannot be decoded is one.
         """
-        if share is not None:
+        if share:  # where nothing is there, nothing was decoded
             declared_s = self._stream_s / share
         self.declared_s = None if declared_s is None or self.declared_s is None else self.declared_s + declared_s
         self._decoded_s += self._stream_s

@@ -11,7 +11,7 @@ from pipeline.audio import Audio, AudioDecodeError, DecodedAudio, decode_audio, 
 from pipeline.model_files.fingerprint import fingerprint_model
 from pipeline.model_files.hub import HubName
 from pipeline.model_files.profiles import Profile
-from pipeline.phonemes import Phonemizer
+from pipeline.phonemes import Mode, Phonemizer
 from pipeline.semantic_tokens import SemanticTokenizer
 from pipeline.vae_latents import VaeCodec
 from shards.sample import Sample
@@ -49,19 +49,20 @@ class SongEncoder:
     Args:
         profile: which MuQ, codebook and VAE.
         device: "cpu" or "cuda".
+        phonemes: mode in which lyrics are spelled.
     """
 
-    def __init__(self, profile: Profile, device: str = "cpu") -> None:
+    def __init__(self, profile: Profile, device: str = "cpu", phonemes: Mode = "plain") -> None:
         """Keep the settings."""
         self._profile, self._device = profile, device
+        self._phonemizer = Phonemizer(phonemes)
 
     def setup(self) -> None:
         """Load the models."""
         profile = self._profile
         self._tokenizer = load_tokenizer(profile, self._device)
         self._codec = load_codec(profile, self._device)
-        self._phonemizer = Phonemizer("plain")
-        self.models = describe_models(profile)
+        self.models = describe_models(profile, self._phonemizer.mode)
 
     def encode(self, song: SongToEncode) -> Sample:
         """Return the sample of one song.
@@ -197,8 +198,10 @@ def prompt_starts(num_frames: int, num_prompts: int) -> list[int]:
     return sorted({room * (2 * k + 1) // (2 * num_prompts) for k in range(num_prompts)})
 
 
-def describe_models(profile: Profile) -> dict[str, Any]:
+def describe_models(profile: Profile, phonemes: Mode = "plain") -> dict[str, Any]:
     """Return name and hash of every encoder, and its settings, as samples and dataset.json record them.
+
+    A phoneme mode is among the settings where it is not "plain".
 
     A name is the one that the user gave, but of a local path only the last part: where a machine keeps its models is
     nobody's business. All encoders run in IEEE float32, see `pipeline.gpu.ieee_float32`.
@@ -213,6 +216,8 @@ def describe_models(profile: Profile) -> dict[str, Any]:
     described["settings"] = {
         name: value for name, value in asdict(profile).items() if name.startswith(("muq_", "prompts_"))
     } | {"float32": "ieee"}
+    if phonemes != "plain":
+        described["settings"]["phonemes"] = phonemes
     return described
 
 
@@ -232,8 +237,8 @@ def _on_clock(span: dict[str, Any], num_frames: int) -> dict[str, Any]:
 
 
 def _section_of(line: dict[str, Any], sections: list[dict[str, Any]]) -> int:
-    """Return the index of the section that holds the line's middle; 0 for lines without times."""
+    """Return the index of the section that holds the line's middle; a line without times names its own."""
     if line["start_s"] is None:
-        return 0
+        return int(line["section_index"])
     middle_s = (line["start_s"] + line["end_s"]) / 2
     return max((k for k, section in enumerate(sections) if section["start_s"] <= middle_s), default=0)

@@ -101,7 +101,7 @@ def _choose_check(row: Row, path: Path) -> Callable[[Row], tuple[Checks, Row]]:
 
 def _check_line(row: Row) -> tuple[Checks, Row]:
     found = read_symbols(row["text"])
-    result = Phonemizer("reference").line_ids(row["text"])
+    result = Phonemizer("reference").lyric_ids(row["text"])
     kind = "chinese_lines" if HAN.search(row["text"]) else "english_lines"
     is_equal = found == row["tokens"] and result.ids == row["ids"] and list(result.unknown) == row.get("dropped", [])
     detail = {"text": row["text"], "class": classify_difference(row["tokens"], found)}

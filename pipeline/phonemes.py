@@ -51,20 +51,19 @@ class Phonemizer:
         self.mode = mode
 
     def line_ids(self, text: str, language: str | None = None) -> PhonemeResult:
-        """Return the ids of one lyric line; in plain mode a period stands between its phrases, none at its end.
+        """Return the ids of a lyric line in SongBloom's format: periods between its phrases, none at its end.
 
         Args:
             text: a line as sung.
             language: ISO 639-1; decides how digits are read where no letter does. Only used in plain mode.
         """
-        if self.mode == "reference":
-            return _read_reference(text)
-        return _join_phrases(clean_line(text).split("."), language)
+        cleaned = clean_line(text)
+        return _read_reference(cleaned) if self.mode == "reference" else _join_phrases(cleaned.split("."), language)
 
     def lyric_ids(self, text: str, language: str | None = None) -> PhonemeResult:
         """Return the ids of a whole song in SongBloom's format, tags and separators included.
 
-        In plain mode they equal what shards.vocabulary.compose_lyric_ids makes of the lines, if every line has a sound.
+        They equal what shards.vocabulary.compose_lyric_ids makes of the lines, if every line has a sound.
         """
         if self.mode == "reference":
             return _read_reference(text)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.lyrics import parse_lyrics
 from pipeline.song import Line, Section
 from pipeline.songbloom_format import format_lyrics
 from pipeline.text_language import identify_text
+from pipeline.untimed_lyrics import list_sections, share_out
 from shards.schema import FRAME_RATE_HZ, LATENT_CHANNELS, PROMPT_FRAMES
 from shards.writer import make_key
 
@@ -150,12 +151,21 @@ def _check_row(row: dict[str, Any], source: Path, path: Path) -> None:
 def song_from_raw(
     source: SongInput, lyrics_text: str, sha256: str, duration_s: float, models: dict[str, Any]
 ) -> SongToEncode:
-    """Return a song with its lyrics as found: read, but neither checked nor timed."""
+    """Return a song with its lyrics as found: read, but neither checked nor timed.
+
+    Sections are those of the file's headers, as generation writes them; their times share the song out, see
+    `untimed_lyrics.share_out`. Lines have none, and name their section.
+    """
     parsed = parse_lyrics(lyrics_text, title=source.title, artist=source.artist, language=source.language)
     words = "\n".join(line.text for line in parsed.lines)
-    language = source.language or identify_text(words) or UNKNOWN_LANGUAGE
-    section = Section("verse" if parsed.lines else "inst", 0.0, duration_s)
-    lines = [Line(line.text, 0.0, duration_s, "verse", 0.0, "lyrics", "kept") for line in parsed.lines]
+    language = source.language or parsed.language or identify_text(words) or UNKNOWN_LANGUAGE
+    found = list_sections(parsed) if parsed.lines else ()
+    sections = share_out(found, duration_s) if found else [Section("inst", 0.0, duration_s)]
+    lines = [
+        (index, Line(line.text, span.start_s, span.end_s, span.label, 0.0, "lyrics", "kept"))
+        for index, (section, span) in enumerate(zip(found, sections, strict=False))
+        for line in section.lines
+    ]
     row = {
         "song_id": source.song_id,
         "audio": source.audio,
@@ -164,19 +174,20 @@ def song_from_raw(
         "language": language,
         "lines": [
             {
-                "text": x.text,
+                "text": line.text,
                 "start_s": None,
                 "end_s": None,
-                "section": "verse",
+                "section": line.section,
+                "section_index": index,
                 "score": None,
-                "source": "lyrics",
-                "edit": "kept",
+                "source": line.source,
+                "edit": line.edit,
             }
-            for x in lines
+            for index, line in lines
         ],
         "words": [],
-        "sections": [{"label": section.label, "start_s": 0.0, "end_s": duration_s}],
-        "songbloom_lyrics": format_lyrics([section], lines),
+        "sections": [asdict(section) for section in sections],
+        "songbloom_lyrics": format_lyrics(sections, [line for _, line in lines]),
         "metrics": {},
     }
     order = _encode_order(source.path.parent, row, "raw", models)

@@ -57,6 +57,12 @@ class DatasetInfo:
         self._check_latents()
         self._check_counts()
 
+    @property
+    def phoneme_mode(self) -> str:
+        """How lyric text became ids: "plain", or "reference", as released weights were trained."""
+        settings = self.models.get("settings")
+        return str(settings.get("phonemes", "plain")) if isinstance(settings, dict) else "plain"
+
     @classmethod
     def from_rows(
         cls,
@@ -134,9 +140,10 @@ def read_dataset_info(root: Root) -> DatasetInfo:
         raise ShardError(f"{name} is missing; name a folder that jobs/extract_tokens.py --out has finished")
     if source.num_bytes > _MAX_INFO_BYTES:
         raise ShardError(f"{name} has {source.num_bytes} bytes, expected at most {_MAX_INFO_BYTES}; it is damaged")
+    data = source.read_at(0, source.num_bytes).tobytes()
     try:
-        record = json.loads(source.read_at(0, source.num_bytes).tobytes())
-    except (ValueError, RecursionError, OSError) as error:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"{name} is not JSON: {error}") from error
     if not isinstance(record, dict):
         raise _error(f"found a {type(record).__name__}, expected an object")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from shards.parquet_pages import read_pages
 from shards.per_process import ForkSafeLock, PerProcess
+from shards.remote_retry import UnreadableError
 from shards.schema import ShardError
 from shards.storage import ByteSource, Root, open_storage
 
@@ -172,6 +173,8 @@ class IndexFile:
     def _naming_damage(self) -> Iterator[None]:
         try:
             yield
+        except UnreadableError:
+            raise
         except ShardError as error:
             raise ShardError(f"{self._name}: {error}; {_REMEDY}") from error
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8

@@ -101,5 +101,7 @@ def read_rows(path: Path) -> Iterator[Song]:
                 else:
                     song.rejected = f"rejected: {row['reason']}"
                 yield song
-    except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise InputError(f"{path}: cannot be read as songs.parquet ({error}); is the file whole?") from error

@@ -38,10 +38,13 @@ def read_safetensors(path: Path, what: str) -> dict[str, Tensor]:
 
     Raises:
         ModelFileError: no such file, or it is damaged or something else, such as a pickle.
+        MemoryError: this machine has none left.
     """
     try:
         check_safetensors_file(path)
         tensors: dict[str, Tensor] = load_file(path)
+    except MemoryError:  # what is taken is in proportion to the file: no fault of it
+        raise
     except (*LOAD_ERRORS, SafetensorError) as error:
         raise ModelFileError(f"{path}: {_in_one_line(error)}; expected {what} as safetensors") from error
     return tensors
@@ -64,6 +67,8 @@ def read_torch_file(path: Path, what: str) -> dict[str, Tensor]:
     except TensorFileError as error:
         message = f"{path}: {error}; nothing of it was run; expected {what}"
         raise ModelFileError(f"{message}. Convert it to safetensors where it came from") from error
+    except MemoryError:  # as above
+        raise
     except LOAD_ERRORS as error:
         raise ModelFileError(f"{path}: cannot be read: {_in_one_line(error)}; expected {what}") from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None

@@ -87,7 +87,7 @@ def run(songs: list[SongToEncode], out: Path, seed: int, patch: Callable[..., No
 
     patch(extract_tokens, "stream", stream)
     patch(extract_tokens, "connect", lambda *_: Cluster(1, 0))
-    patch(extract_tokens, "describe_models", lambda _: {"vae": "tiny"})
+    patch(extract_tokens, "describe_models", lambda *_: {"vae": "tiny"})
     with extract_tokens.lock(out):
         extract_tokens.extract(
             songs, out, PROFILES["miniature"], val_fraction=0.2, shard_bytes=SHARD_BYTES, options=RunOptions()

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from jobs.generate import main
-from model.checkpoint import load_model
+from model.base_weights import load_model
 from model.hardware import DeviceError
 from model.nvidia_driver import Driver, Gpu
 from model.settings import load_config

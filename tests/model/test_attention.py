@@ -17,6 +17,8 @@ from model.attention import CachedStep, KeyValueCache, PackedCausal, rotary_tabl
 from model.config import ModelConfig
 from model.song_model import SongModel
 
+HOPPER = (9, 0)
+
 
 def test_a_quarter_turn_by_hand() -> None:
     quarter = torch.tensor([torch.pi / 2])  # the first pair turns by one radian per position
@@ -98,9 +100,9 @@ def test_cached_steps_equal_one_pass_for_rows_of_different_lengths(
 @pytest.fixture
 def no_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installation without any kernel, and a GPU that would take one."""
-    for name in ("flash_attn", "flash_attn.cute", varlen.TORCH_MODULE):
+    for name in ("flash_attn", "flash_attn.cute", "flash_attn_interface", varlen.TORCH_MODULE):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: HOPPER)
     forget = varlen.choose_kernel.cache_clear
     forget()
     yield
@@ -114,7 +116,9 @@ def attend_within_bounds(told: list[object], query: Tensor, key: Tensor, value: 
         query, key, value = (x.transpose(0, 1)[None] for x in sequence)
         return scaled_dot_product_attention(query, key, value, is_causal=True)[0].transpose(0, 1)
 
-    starts, _, longest, _ = bounds
+    starts, ends, longest, longest_key = bounds
+    assert starts is ends
+    assert longest == longest_key
     told.append((starts.dtype, starts.tolist(), longest))
     parts = [x.tensor_split(starts[1:-1].long().tolist()) for x in (query, key, value)]
     return torch.cat([attend_causally(*sequence) for sequence in zip(*parts, strict=True)])
@@ -137,9 +141,23 @@ def break_import(error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def run_flash_attn(told: list[object]) -> Callable[..., Tensor]:
-    def flash_attn_varlen_func(*arguments: Tensor, causal: bool = False) -> Tensor:
+    def flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=False) -> Tensor:
         assert causal
-        return attend_within_bounds(told, *arguments)
+        return attend_within_bounds(told, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+
+    return flash_attn_varlen_func
+
+
+def run_flash_attn_4(told: list[object]) -> Callable[..., tuple[Tensor, None]]:
+    """Other arguments lie between those that matter, and a tuple comes back."""
+    run = run_flash_attn(told)
+
+    def flash_attn_varlen_func(
+        q, k, v, cu_seqlens_q=None, cu_seqlens_k=None, seqused_q=None, max_seqlen_q=None, max_seqlen_k=None,
+        softmax_scale=None, causal=False,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        assert seqused_q is softmax_scale is None
+        return run(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal), None
 
     return flash_attn_varlen_func
 
@@ -163,6 +181,9 @@ def run_torch_2_11(told: list[object]) -> Callable[..., Tensor]:
 @pytest.mark.parametrize(
     ("module", "function", "make", "name"),
     [
+        ("flash_attn_interface", "flash_attn_varlen_func", run_flash_attn, "flash-attn 2.8.3"),
+        ("flash_attn_interface", "flash_attn_varlen_func", run_flash_attn_4, "flash-attn 2.8.3"),
+        ("flash_attn.cute", "flash_attn_varlen_func", run_flash_attn_4, "flash-attn 2.8.3"),
         ("flash_attn", "flash_attn_varlen_func", run_flash_attn, "flash-attn 2.8.3"),
         (varlen.TORCH_MODULE, "varlen_attn", run_torch_2_10, f"varlen_attn of PyTorch {torch.__version__}"),
         (varlen.TORCH_MODULE, "varlen_attn", run_torch_2_11, f"varlen_attn of PyTorch {torch.__version__}"),
@@ -183,15 +204,52 @@ def test_a_kernel_for_all_sequences_gets_their_bounds(
     monkeypatch.setattr("model.attention.suits_kernel", lambda _: True)
     assert_close(PackedCausal([4, 5])(0, *vectors), expected)
     assert told == [(torch.int32, [0, 4, 9], 5)]
-    assert varlen.choose_kernel().name == name
+    assert varlen.choose_kernel(HOPPER).name == name
     assert varlen.describe_attention("cuda", torch.bfloat16).startswith(f"attention: all songs at once ({name})")
 
 
-def test_flash_attn_comes_before_pytorch(no_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(varlen.TORCH_MODULE, monkeypatch, varlen_attn=run_torch_2_11([]))
-    install("flash_attn", monkeypatch, flash_attn_varlen_func=run_flash_attn([]))
-    assert varlen.choose_kernel().name == "flash-attn"
-    assert varlen.choose_kernel().passed_over == ()
+@pytest.mark.parametrize(
+    ("capability", "order"),
+    [
+        ((8, 0), "2 torch"),
+        ((9, 0), "3 4 2 torch"),
+        ((10, 0), "4 2 torch"),
+        ((12, 0), "2 torch"),
+    ],
+)
+def test_a_gpu_takes_the_fastest_kernel_that_is_written_for_it(
+    no_kernels: None, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], order: str
+) -> None:
+    """All installed; then the chosen one is taken away, again and again."""
+    names = {"3": "flash_attn_interface", "4": "flash_attn.cute", "2": "flash_attn", "torch": varlen.TORCH_MODULE}
+    versions = {"3": "3.0.0", "4": "4.0.0", "2": "2.8.3"}
+    for key, name in names.items():
+        function = run_torch_2_11([]) if key == "torch" else run_flash_attn_4([])
+        attribute = "varlen_attn" if key == "torch" else "flash_attn_varlen_func"
+        install(name, monkeypatch, __version__=versions.get(key, ""), **{attribute: function})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    found, lines = [], []
+    for _ in order.split():
+        varlen.choose_kernel.cache_clear()
+        kernel = varlen.choose_kernel(capability).name
+        key = "torch" if "PyTorch" in kernel else kernel.removeprefix("flash-attn ")[0]
+        found.append(key)
+        lines.append(varlen.describe_attention("cuda", torch.bfloat16))
+        monkeypatch.setitem(sys.modules, names[key], None)
+    assert " ".join(found) == order
+    assert lines[0].startswith("attention: all songs at once (flash-attn ")
+    assert ";" not in lines[0], "nothing was passed over"
+    assert lines[-1].count("is not installed") == len(found) - 1, "each that was looked for is named"
+    varlen.choose_kernel.cache_clear()
+    assert varlen.choose_kernel(capability).kernel is None
+
+
+def test_what_flash_attn_2_carries_of_4_is_not_taken(no_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its flash_attn.cute is from before lengths could be given."""
+    install("flash_attn.cute", monkeypatch, flash_attn_varlen_func=lambda q, k, v, cu_seqlens_q, causal: q)
+    install("flash_attn", monkeypatch, __version__="2.8.3", flash_attn_varlen_func=run_flash_attn([]))
+    assert varlen.choose_kernel((10, 0)).name == "flash-attn 2.8.3"
+    assert "flash-attn-4 has a flash_attn.cute of before its release" in varlen.choose_kernel((10, 0)).passed_over[0]
 
 
 def test_flash_attn_4_is_another_package(no_kernels: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -201,7 +259,8 @@ def test_flash_attn_4_is_another_package(no_kernels: None, monkeypatch: pytest.M
     (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
     (tmp_path / "flash_attn" / "cute" / "__init__.py").write_text("raise AssertionError('nobody asked for it')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert varlen.choose_kernel().kernel is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))  # for which it is not written
+    assert varlen.choose_kernel((8, 0)).kernel is None
     said = varlen.describe_attention("cuda", torch.bfloat16)
     assert said.startswith(
         "attention: each song by itself (scaled_dot_product_attention); flash-attn has no flash_attn"
@@ -209,7 +268,7 @@ def test_flash_attn_4_is_another_package(no_kernels: None, monkeypatch: pytest.M
     assert "flash-attn-4 brings flash_attn.cute alone" in said
     install(varlen.TORCH_MODULE, monkeypatch, varlen_attn=run_torch_2_10([]))
     varlen.choose_kernel.cache_clear()
-    assert varlen.choose_kernel().name.startswith("varlen_attn of PyTorch"), "the next one in the order"
+    assert varlen.choose_kernel((8, 0)).name.startswith("varlen_attn of PyTorch"), "the next one in the order"
     assert "flash-attn has no flash_attn_varlen_func here" in varlen.describe_attention("cuda", torch.bfloat16)
 
 
@@ -227,13 +286,14 @@ def test_a_package_that_cannot_be_imported_is_passed_over_by_name(
     no_kernels: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
     break_import(error, tmp_path, monkeypatch)
-    assert varlen.choose_kernel().kernel is None
+    assert varlen.choose_kernel(HOPPER).kernel is None
     assert f"; flash-attn cannot be imported: {error};" in varlen.describe_attention("cuda", torch.bfloat16)
 
 
 def test_without_any_kernel_each_song_attends_by_itself(no_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert varlen.describe_attention("cuda", torch.bfloat16) == (
-        "attention: each song by itself (scaled_dot_product_attention); flash-attn is not installed; "
+        "attention: each song by itself (scaled_dot_product_attention); flash-attn-3 is not installed; "
+        "flash-attn-4 is not installed; flash-attn is not installed; "
         f"PyTorch's varlen_attn is not in PyTorch {torch.__version__}, but from 2.10 on"
     )
     install(varlen.TORCH_MODULE, monkeypatch, varlen_attn=lambda query, key, value: value)
@@ -242,7 +302,7 @@ def test_without_any_kernel_each_song_attends_by_itself(no_kernels: None, monkey
 
 
 def test_where_kernels_do_not_run_none_is_looked_for(no_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(varlen, "choose_kernel", lambda: pytest.fail("imported for nothing"))
+    monkeypatch.setattr(varlen, "choose_kernel", lambda _: pytest.fail("imported for nothing"))
     alone = "attention: each song by itself (scaled_dot_product_attention)"
     assert varlen.describe_attention("cpu", torch.bfloat16) == alone
     assert not varlen.suits_kernel(torch.zeros(1, dtype=torch.bfloat16))

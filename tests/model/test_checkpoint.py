@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import checkpoint
+from model.base_weights import load_model
 from model.checkpoint import (
     CheckpointError,
     CheckpointWriter,
     TrainState,
     find_newest,
     list_checkpoints,
-    load_model,
     load_weights,
     read_state,
     refuse_other_model,

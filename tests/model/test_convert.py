@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import load_model
+from model.base_weights import load_model
 from model.convert import main
 from model.reference_weights import export_reference
 from model.song_model import SongModel

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import CheckpointError, load_model
+from model.base_weights import CODEBOOK_PARAMETERS
+from model.checkpoint import CheckpointError
 from model.config import ConfigError
-from model.finetune import CODEBOOK_PARAMETERS, choose_trained, start_from
+from model.finetune import choose_trained, start_from
 from model.ranks import Ranks
 from model.reference_weights import export_reference
 from model.settings import FinetuneConfig, RunConfig
@@ -52,30 +53,13 @@ def changed(before: Path, after: Path) -> set[str]:
     return {name for name in new if name not in old or not torch.equal(old[name], new[name])}
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-def test_lora_trains_resumes_and_loads_as_an_ordinary_model(dataset, base, ranks, tmp_path: Path, stage: int):
-    whole, stopped = (tuned(dataset, tmp_path / name, base, stage, lora_rank=2) for name in ("whole", "stopped"))
-    train(whole, ranks, 4)
-    train(stopped, ranks, 2)
-    train(stopped, ranks, 4)
-    files = [tmp_path / name / "step_000004" / "model.safetensors" for name in ("whole", "stopped")]
-    assert not changed(files[0], files[1]), "a stopped run goes on to the bit"
-    of_base = base / "step_000002" / "model.safetensors"
-    assert all(name.endswith(("lora_down_RI", "lora_up_OR")) for name in changed(of_base, files[0]))
-    assert len(changed(of_base, files[0])) == 16
-    model, _ = load_model(tmp_path / "whole")
-    assert set(model.state_dict()) == set(SongModel(whole.model).state_dict())
-    weight = load_file(of_base)["lm.layers.0.ffn.down.weight"]
-    assert not torch.equal(model.state_dict()["lm.layers.0.ffn.down.weight"], weight), "merged"
-
-
 def test_a_new_codebook_starts_anew_and_the_rest_does_not(base: Path, other_codes: Path, ranks: Ranks, tmp_path: Path):
     config = tuned(other_codes, tmp_path / "run", base, new_codebook=True)
     config = replace(config, model=replace(config.model, codebook_size=40))
     torch.manual_seed(5)
     model = SongModel(config.model)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    start_from(model, config)
+    start_from(model, config, Path(config.finetune.weights))
     source = load_file(base / "step_000002" / "model.safetensors")
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name] if name in CODEBOOK_PARAMETERS else source[name]), name
@@ -103,7 +87,7 @@ def test_weights_under_reference_names_are_a_start_too(dataset: Path, tmp_path: 
     save_file(export_reference(released), tmp_path / "released.safetensors")
     torch.manual_seed(4)
     model = SongModel(config.model)
-    start_from(model, config)
+    start_from(model, config, Path(config.finetune.weights))
     assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in released.state_dict().items())
 
 
@@ -111,10 +95,10 @@ def test_what_cannot_be_tuned_is_refused(dataset: Path, base: Path, tmp_path: Pa
     config = tuned(dataset, tmp_path / "run", base)
     deeper = replace(config, model=replace(config.model, lm_layers=2))
     with pytest.raises(CheckpointError, match=r"another model: model\.lm_layers is 1 there and 2 in this run"):
-        start_from(SongModel(deeper.model), deeper)
+        start_from(SongModel(deeper.model), deeper, base)
     more_codes = replace(config, model=replace(config.model, codebook_size=40))
     with pytest.raises(CheckpointError, match=r"codebook_size is 32 there and 40 .*new_codebook learns another"):
-        start_from(SongModel(more_codes.model), more_codes)
+        start_from(SongModel(more_codes.model), more_codes, base)
     model = SongModel(config.model)
     with pytest.raises(ConfigError, match=r"'lmm\.\*' matches no parameter; they are named like"):
         choose_trained(model, FinetuneConfig(freeze=("lmm.*",)))

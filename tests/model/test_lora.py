@@ -1,9 +1,11 @@
 """LoRA: nothing changes before training, only adapters train, and merging changes nothing."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
-from model.lora import LowRankLinear, add_adapters, merge_adapters
+from model.config import ConfigError
+from model.lora import AdapterDropout, LowRankLinear, add_adapters, merge_adapters
 
 
 def test_an_adapter_by_hand() -> None:
@@ -34,7 +36,7 @@ def test_adapters_sit_on_attention_and_feed_forward_of_both_stacks(make_model, m
 
 
 def test_merging_changes_names_back_and_no_result(make_model, make_batch, draw_for) -> None:
-    model, batch = make_model(), make_batch()
+    model, batch = make_model().double(), make_batch()
     names = list(model.state_dict())
     add_adapters(model, rank=2, alpha=4.0)
     with torch.no_grad():
@@ -44,6 +46,35 @@ def test_merging_changes_names_back_and_no_result(make_model, make_batch, draw_f
     adapted = model(batch, draw_for(batch))
     merge_adapters(model)
     merged = model(batch, draw_for(batch))
-    assert_close(merged.ce_sum_B, adapted.ce_sum_B)
-    assert_close(merged.flow_sum_B, adapted.flow_sum_B)
+    assert_close(merged.ce_sum_B, adapted.ce_sum_B, rtol=1e-12, atol=0)
+    assert_close(merged.flow_sum_B, adapted.flow_sum_B, rtol=1e-12, atol=0)
     assert list(model.state_dict()) == names
+
+
+def test_targets_choose_matrices_by_name(make_model) -> None:
+    model = make_model()
+    add_adapters(model, rank=2, alpha=4.0, targets=("lm.*.attention.*", "dit.layers.1.ffn.down"))
+    adapted = {name for name, module in model.named_modules() if isinstance(module, LowRankLinear)}
+    expected = {f"lm.layers.{layer}.attention.{part}" for layer in (0, 1) for part in ("qkv", "out")}
+    assert adapted == expected | {"dit.layers.1.ffn.down"}
+    message = r"'lm\.layers\.\*\.attention\.q_proj' matches no matrix; .* are lm\.layers\.\*\.attention\.qkv and"
+    with pytest.raises(ConfigError, match=message):
+        add_adapters(make_model(), rank=2, alpha=4.0, targets=("lm.*", "lm.layers.*.attention.q_proj"))
+
+
+def test_inputs_are_dropped_like_independent_coins() -> None:
+    rows = torch.arange(400, dtype=torch.int32)[None]  # as badly chosen as keys can be
+    columns = [LowRankLinear(torch.nn.Linear(500, 1), 1, 1.0, AdapterDropout(0.3), name) for name in ("one", "two")]
+    drops = []
+    for layer in columns:
+        layer.dropout.rows = rows
+        kept = layer.dropout(torch.ones(1, 400, 500), layer.columns_I)
+        assert_close(kept.unique(), torch.tensor([0.0, 1 / 0.7]))
+        drops.append((kept[0] == 0).double())
+    first, second = drops
+    assert first.mean().item() == pytest.approx(0.3, abs=0.005)  # five standard deviations
+    for one, other in ((first, second), (first[1:], first[:-1]), (first[:, 1:], first[:, :-1])):
+        assert abs(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]) < 5 / 400
+    for axis in (0, 1):
+        spread = first.mean(axis).std().item()
+        assert spread == pytest.approx((0.3 * 0.7 / first.shape[axis]) ** 0.5, rel=0.2)

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.base_weights import load_model
 from model.batches import DENIED, Batches
-from model.checkpoint import CheckpointError, find_newest, list_checkpoints, load_model, read_state
+from model.checkpoint import CheckpointError, find_newest, list_checkpoints, read_state
 from model.noise import draw
 from model.ranks import Ranks
 from model.settings import RunConfig
@@ -77,6 +79,23 @@ def test_a_step_is_that_of_plain_pytorch(dataset, ranks, plain_step, stage: int,
     assert result.losses.loss == pytest.approx(plain_step[0], rel=1e-6)
     assert (result.losses.num_songs, result.lr) == (5, 1.5e-3)
     assert_close(gradient(dict(trainer.gather_state())["optimizer_exp_avg"]), plain_step[1], 1e-6)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_steps_in_different_numbers_of_micro_batches_are_those_of_whole_batches(
+    dataset: Path, ranks: Ranks, stage: int
+):
+    """A budget of tokens makes three micro-batches in one step and two in another; the losses do not tell."""
+    losses, counts = [], []
+    for size, tokens in ((5, 0), (0, 475)):
+        limits = {"trainer__micro_batch_size": size, "trainer__micro_batch_tokens": tokens}
+        trainer, batches = make_trainer(dataset, ranks, trainer__zero_stage=stage, **limits)
+        steps = [batches.train_batch(step, 0, 1) for step in range(3, 6)]
+        counts.append([len(step.micro_batches) for step in steps])
+        losses.append([trainer.train_step(batch, step).losses.loss for step, batch in enumerate(steps)])
+        trainer.close()
+    assert counts == [[1, 1, 1], [3, 2, 3]]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 def test_only_matrices_decay(dataset: Path, ranks: Ranks):

@@ -11,6 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.crops import CropRules, choose_crop
 from pipeline import encode_song
 from pipeline.audio import AudioDecodeError, DecodedAudio, decode_audio
 from pipeline.encode_song import (
@@ -23,12 +24,18 @@ from pipeline.encode_song import (
     latent_audio,
     semantic_audio,
 )
+from pipeline.inputs import SongInput
 from pipeline.model_files.fingerprint import fingerprint_model
 from pipeline.model_files.names import MINIATURE_FOLDER
 from pipeline.model_files.profiles import get_profile, locate_models
+from pipeline.phonemes import Phonemizer
+from pipeline.plan_shards import song_from_raw
 from pipeline.semantic_tokens import fit_length, plan_windows
+from shards.reader import ShardReader
 from shards.sample import Sample
 from shards.schema import LATENT_HOP_LENGTH, SEMANTIC_HOP_LENGTH, count_frames, time_to_frame
+from shards.vocabulary import TAG_IDS
+from shards.writer import write_shard
 
 MINIATURE = get_profile("miniature")
 
@@ -208,3 +215,23 @@ def test_a_model_of_a_hub_is_told_whole(tmp_path: Path, name: str) -> None:
     path = snapshot / "model.safetensors" if name.endswith(".safetensors") else snapshot
     profile = replace(MINIATURE, vae=str(path), given_names=(("vae", name),))
     assert describe_models(profile)["vae"]["name"] == name
+
+
+# ---- lyrics that nobody cleaned
+
+
+def test_the_trainer_gets_the_sections_of_a_song_that_was_not_cleaned(encoder: SongEncoder, tmp_path: Path) -> None:
+    """From a lyrics file with headers through the encoder and a shard to the symbols that a training step reads."""
+    lyrics = "[Intro]\n[Verse 1]\nSilver lanterns, over dark water\n[Chorus]\nWe run\n[Solo]\n[Verse 2]\nAway\n[Outro]"
+    path = write(tmp_path / "song.wav", 6.0, 24_000, 2)
+    source = SongInput("song", path, "song.wav", language="en")
+    order = song_from_raw(source, lyrics, "0" * 64, 6.0, {})
+    write_shard(tmp_path / "train" / "000000.tar", [encoder.encode(order)])
+    (sample,) = ShardReader(tmp_path).iterate("train/000000.tar")
+    rules = CropRules(min_frames=25, max_frames=400, block_frames=1, max_lyric_tokens=300, seconds_per_tag=1.0)
+    crop = choose_crop(sample.metadata, rules, np.random.default_rng(0))
+    assert crop.num_frames == 150
+    tags = [number for number in crop.lyric_ids if number in TAG_IDS.values()]
+    runs = [tag for tag, before in zip(tags, [None, *tags], strict=False) if tag != before]
+    assert runs == [TAG_IDS[label] for label in "intro verse chorus inst verse outro".split()]
+    assert crop.lyric_ids == Phonemizer("plain").lyric_ids(sample.metadata["songbloom_lyrics"]).ids
