@@ -68,9 +68,9 @@ demo: setup  ## bundled songs -> clean lyrics -> shards -> a small trained model
 test: setup  ## all tests
 	$(VENV)/bin/python -m pytest
 
-fuzz: setup  ## fuzz every parser for MINUTES (default 10) with atheris, which is installed first; findings in fuzz/
+fuzz: setup  ## fuzz every parser for MINUTES (default 10) or up to INPUTS each; atheris is installed first; findings in fuzz/
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet atheris==3.0.0
-	$(VENV)/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10)
+	$(VENV)/bin/python -m tests.fuzz $(if $(INPUTS),--inputs $(INPUTS)) $(if $(INPUTS)$(MINUTES),$(MINUTES:%=--minutes %),--minutes 10)
 
 lint: setup  ## ruff, mypy, and hadolint for docker/
 	$(VENV)/bin/ruff check .

@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jobs.checks.quick import check_quickly, require_fit
 from jobs.clean_steps import SongWorker
 from jobs.clean_survey import Survey, record_failure, settle
 from jobs.cluster import Crew, Died, Row, connect, resolve_path
-from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
+from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_language, read_profile, run_command
 from jobs.failures import Failure, FailureBudget
 from jobs.output_folder import claim_folder, require_apart
 from jobs.run_options import RunOptions, add_run_flags, read_run_options
@@ -33,13 +33,14 @@ from pipeline.clean_folder import (
     QUARANTINE_SCHEMA,
     RECORDS,
     SONGS_SCHEMA,
+    count_times,
     read_record,
     remove_timed_text,
     write_run,
     write_table,
 )
 from pipeline.clean_song import CleanSettings
-from pipeline.inputs import InputError, SongInput, scan
+from pipeline.inputs import InputError, Scan, SongInput, scan
 from pipeline.report import write_report
 from shards.atomic_file import remove_temporaries
 
@@ -76,7 +77,7 @@ def clean(
             # A worker that has read files starts to listen sooner.
             with readers.fit(cluster.encoders(options.workers)) as listeners:
                 _listen(out, todo, make_worker, listeners, options)
-        return write_outputs(out, songs, settings, time.monotonic() - started, num_finished, found.passed_over)
+        return write_outputs(out, songs, settings, time.monotonic() - started, num_finished, found)
 
 
 def _look_at_files(
@@ -130,7 +131,7 @@ def write_outputs(
     settings: CleanSettings,
     wall_s: float,
     resumed: int,
-    passed_over: Mapping[str, int],
+    found: Scan,
 ) -> dict[str, Any]:
     """Gather the records of all songs into the tables, the report and the totals."""
     records = [(song, read_record(out, song.song_id)) for song in songs]
@@ -157,7 +158,10 @@ def write_outputs(
         "failed": len(failed),
         "lines": dict(Counter(line["edit"] for row in rows if row["verdict"] == "keep" for line in row["lines"])),
         "dropped_lines": dict(Counter(line["reason"] for row in rows for line in row["dropped"])),
-        "passed_over": dict(passed_over),  # files that are no songs, by suffix and reason
+        "lyrics_times": count_times(rows),
+        "beyond_limit": len(found.songs) - len(records),  # songs that --limit left out
+        "lyrics_files": len({song.lyrics_path for song in found.songs} - {None}),
+        "passed_over": found.passed_over,  # files that are neither, by suffix and reason
         "audio_hours": round(sum(row["duration_s"] for row in rows) / 3600, 4),
         "finished_before": resumed,
         "seconds_per_stage": {name: round(value, 2) for name, value in sorted(seconds.items())},
@@ -197,7 +201,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("clean"), help="folder to write to (default: clean/)")
     add_model_flags(parser, ("separator", "asr", "verifier", "aligner"))
     parser.add_argument(
-        "--language", default="auto", help="ISO 639-1 code that all songs are taken to be in (default: auto: what is "
+        "--language", default="auto", help="of all songs, as en or English (default: auto: what is "
         "sung in each; a manifest's and the lyrics' language are hints)"
     )  # fmt: skip
     parser.add_argument("--limit", type=int, help="only the first N songs")
@@ -233,7 +237,7 @@ def main() -> tuple[dict[str, Any], int]:
     options = read_run_options(arguments)
     settings = CleanSettings(
         profile=read_profile(arguments),
-        language=arguments.language,
+        language=read_language(arguments.language),
         min_duration_s=arguments.min_duration,
         max_duration_s=arguments.max_duration,
         seconds_per_tag=arguments.seconds_per_tag,

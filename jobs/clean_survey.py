@@ -63,9 +63,9 @@ class Survey:
         try:
             lyrics = lyrics_bytes(source)
             text = decode_lyrics(lyrics, source.language)
-            lines = parse_lyrics(text, title=source.title, artist=source.artist, language=source.language).lines
-            num_letters = sum(len(line.text) for line in lines)
-            text_language = identify_text("\n".join(line.text for line in lines))
+            parsed = parse_lyrics(text, title=source.title, artist=source.artist, language=source.language)
+            num_letters = sum(len(line.text) for line in parsed.lines)
+            text_language = identify_text("\n".join(line.text for line in parsed.lines)) or parsed.language
         except LyricsError:  # start_song says so in the song's warnings
             lyrics, num_letters = b"unreadable", 0
         fingerprint = song_fingerprint(self.settings_fingerprint, sha256, source, lyrics)

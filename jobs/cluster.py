@@ -206,7 +206,10 @@ def leave() -> None:
         with suppress(psutil.Error):  # it has ended by itself
             if any(part.endswith(_MONITOR) for part in child.cmdline()):
                 child.kill()
-    ray.shutdown()  # type: ignore[no-untyped-call]
+    with suppress(
+        MemoryError, SystemError, ImportError
+    ):  # it imports for this; that there is no memory is said already
+        ray.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _started_cluster() -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from jobs.cluster import JobError, leave
 from model.config import ConfigError
 from pipeline.inputs import InputError
+from pipeline.language_names import UnknownLanguageError, language_code
 from pipeline.lyrics_encoding import LyricsError
 from pipeline.model_files.errors import ModelError
 from pipeline.model_files.profiles import PROFILES, Profile, ProfileError, get_profile
@@ -61,6 +62,18 @@ def add_model_flags(parser: CommandParser, stages: Sequence[str]) -> None:
         )
 
 
+def read_language(name: str, flag: str = "--language") -> str:
+    """Return the ISO 639-1 code of a language as people write it ("English", "pt_BR"); "auto" where none is said.
+
+    Raises:
+        InputError: no such language.
+    """
+    try:
+        return language_code(name) or "auto"
+    except UnknownLanguageError as error:
+        raise InputError(f"{flag}: {error}") from error
+
+
 def read_profile(arguments: argparse.Namespace) -> Profile:
     """Return the profile of a command line, with the models that it names."""
     profile = get_profile(arguments.profile)
@@ -100,7 +113,9 @@ def run_command(main: Callable[[], tuple[dict[str, Any], int]]) -> NoReturn:
         sys.exit(_fail(f"{error.filename or 'disk'}: {error.strerror or error}", EXIT_SHORT))
     except JobError as error:
         sys.exit(_fail(str(error), EXIT_SHORT))
-    except MemoryError as error:  # Arrow's and PyAV's are as well
+    except (MemoryError, RuntimeError) as error:  # Arrow's and PyAV's are MemoryErrors, PyTorch's is none
+        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):
+            raise
         told = next(iter(str(error).splitlines()), "") or "nothing more is known"
         sys.exit(_fail(f"no memory left: {told}; free some, or raise this process's limit (ulimit -v)", EXIT_SHORT))
     finally:

@@ -127,6 +127,8 @@ class SampleDecoder:
             partial = target.with_name(f".{target.name}.partial.flac")
             write_song(partial, latents, self._codec)
             partial.replace(target)
+        except InputError:  # a wrong VAE, which is of no use for any sample
+            raise
         except (CheckpointError, ValueError) as error:
             self.failed[str(sample)] = str(error)
             logger.warning("%s: cannot be decoded: %s", sample, error)

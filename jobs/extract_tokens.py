@@ -29,7 +29,7 @@ from pipeline.audio_tags import fill_from_tags, read_tags
 from pipeline.clean_folder import write_text
 from pipeline.clean_song import lyrics_bytes
 from pipeline.encode_song import MODELS, SongEncoder, SongToEncode, describe_models
-from pipeline.inputs import InputError, SongInput, find_songs
+from pipeline.inputs import InputError, SongInput, scan
 from pipeline.lyrics_encoding import decode_lyrics
 from pipeline.model_files.profiles import Profile, locate_models
 from pipeline.phonemes import Mode
@@ -245,7 +245,7 @@ def _read_facts(out: Path, shard: PlannedShard) -> dict[str, Any] | None:
         is_same = facts["fingerprint"] == shard.fingerprint
         rows = [IndexRow(**row) for row in facts["rows"]]
         is_whole = not rows or (out / shard.name).stat().st_size == rows[0].shard_bytes
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return facts if is_same and is_whole and not facts["failed"] else None
 
@@ -325,18 +325,19 @@ def _finish(
 
 def find_work(
     source: Path, clean: Path | None, profile: Profile, options: RunOptions, phonemes: Mode = "plain"
-) -> tuple[list[SongToEncode], dict[str, str]]:
-    """Return the songs to encode, and those that cannot be read with the reason."""
+) -> tuple[list[SongToEncode], dict[str, str], dict[str, int]]:
+    """Return the songs to encode, those that cannot be read with the reason, and how many files are no songs."""
     models = describe_models(profile, phonemes)
     folder = clean or source.parent / "clean"
     if (folder / "songs.parquet").exists():
-        return songs_from_clean(source if source.is_dir() else source.parent, folder, models), {}
+        return songs_from_clean(source if source.is_dir() else source.parent, folder, models), {}, {}
     if clean is not None:
         raise InputError(f"{clean}: no songs.parquet there; run jobs/clean_lyrics.py first")
     logger.warning(
         "no %s: lyrics are used as found, neither checked nor timed (lyrics_source: raw)", folder / "songs.parquet"
     )
-    found = find_songs(source)
+    scanned = scan(source)
+    found = scanned.songs
     survey = functools.partial(Survey, models)
     results = stream([{"source": song} for song in found], survey, connect(options.device).readers())
     surveyed = [
@@ -349,7 +350,7 @@ def find_work(
     songs = [row["song"] for row in surveyed if row["song"] is not None]
     if not songs:
         raise InputError(f"{source}: none of {len(found)} files holds audio that can be used")
-    return songs, failed
+    return songs, failed, scanned.passed_over
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -384,10 +385,13 @@ def read_phoneme_mode(name: str) -> Mode:
     path = resolve_path(Path(name))
     if not path.exists():
         raise InputError(f"--phonemes {name}: expected {' or '.join(get_args(Mode))}, or a checkpoint; no such file")
-    from model.checkpoint import CheckpointError, read_config  # loads PyTorch
+    from model.base_weights import read_config  # loads PyTorch
+    from model.checkpoint import CheckpointError, find_weights
+    from model.weights_file import read_header
 
     try:
-        return read_config(path).model.conditions.phonemes
+        file = find_weights(path)
+        return read_config(file, read_header(file)[1]).model.conditions.phonemes
     except CheckpointError as error:
         raise InputError(f"--phonemes: {error}") from error
 
@@ -409,7 +413,7 @@ def main() -> tuple[dict[str, Any], int]:
     profile = locate_models(read_profile(arguments), MODELS)
     with lock(out):
         clean = resolve_path(arguments.clean) if arguments.clean else None
-        songs, failed = find_work(source, clean, profile, options, phonemes)
+        songs, failed, passed_over = find_work(source, clean, profile, options, phonemes)
         totals = extract(
             songs,
             out,
@@ -419,7 +423,7 @@ def main() -> tuple[dict[str, Any], int]:
             options=options,
             phonemes=phonemes,
         )
-    totals["failed"] = failed | totals["failed"]
+    totals |= {"failed": failed | totals["failed"], "passed_over": passed_over}
     return totals, EXIT_SHORT if totals["failed"] else EXIT_FINE
 
 

@@ -100,11 +100,9 @@ def _file_name(song_id: str) -> str:
 def fit(files: Sequence[Path], config: CodebookFitter.Config, epochs: int, state: Path) -> CodebookFitter:
     """Fit on the sampled features, file by file; after each epoch the state is kept, so that a stopped run goes on."""
     fitter = CodebookFitter(config)
-    first_epoch = 0
-    if state.exists():
-        with np.load(state, allow_pickle=False) as saved:
-            first_epoch = int(saved["epoch"])
-            fitter.restore({name: saved[name] for name in saved.files if name != "epoch"})
+    names = np.array([path.name for path in files])
+    first_epoch = _restore(fitter, state, names)
+    if first_epoch:
         logger.info("going on after epoch %d", first_epoch)
     else:
         for features in _load(files):
@@ -115,7 +113,7 @@ def fit(files: Sequence[Path], config: CodebookFitter.Config, epochs: int, state
             fitter.update(features)
         fitter.finish_step()
         with open_atomic(state) as file:
-            np.savez(file, allow_pickle=False, epoch=np.array(epoch + 1), **fitter.state())
+            np.savez(file, allow_pickle=False, epoch=np.array(epoch + 1), files=names, **fitter.state())
         report = fitter.report()
         logger.info(
             "epoch %d of %d: %.0f %% of entries used, perplexity %.0f",
@@ -125,6 +123,20 @@ def fit(files: Sequence[Path], config: CodebookFitter.Config, epochs: int, state
             report.perplexity,
         )
     return fitter
+
+
+def _restore(fitter: CodebookFitter, state: Path, names: NDArray[np.str_]) -> int:
+    """Take up the state of a stopped fit on the same files and return its epochs; 0 where there is none.
+
+    Songs that could not be computed then may have features now: they count from the first epoch on.
+    """
+    if not state.exists():
+        return 0
+    with np.load(state, allow_pickle=False) as saved:
+        if "files" not in saved or not np.array_equal(saved["files"], names):
+            return 0
+        fitter.restore({name: saved[name] for name in saved.files if name not in ("epoch", "files")})
+        return int(saved["epoch"])
 
 
 def _load(files: Sequence[Path]) -> Iterator[NDArray[np.float32]]:

@@ -1,9 +1,15 @@
-"""Lyrics and a 10 s style prompt -> a song as FLAC, with a trained model. Several songs are written in one batch.
+"""Write songs with a trained model: lyrics and a 10 s style prompt -> audio.
+
+  python jobs/generate.py --checkpoint runs/full --lyrics song.txt --prompt style.mp3 --out song.flac
 
 Lyrics may be in SongBloom's format ("[verse] One line. Another line , [chorus] ..."), or plain text or LRC with section
 headers, which is converted. The prompt is any audio: 10 s from --prompt-start are used, mixed down to mono.
 With --continue, a song goes on from the end, or from --continue-at, of a recording; its lyrics are those of the whole
-song. With --stream, the file grows while the song is being written.
+song. With --stream, the file grows while the song is being written. With --batch, many songs are written at once, which
+takes little longer than one on a GPU. Files that are there already are replaced.
+
+The model ends a song by itself, at --seconds at the latest. Exit code: 0 all songs are written; 1 some are not, as the
+model ended them in their first block; 2 wrong use.
 """
 
 import argparse
@@ -18,7 +24,7 @@ import torch
 from torch import Tensor
 
 from jobs.cluster import resolve_path
-from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile, run_command
+from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.song_orders import Order, check_orders, read_orders
 from jobs.song_output import SongStream, write_song
 from model.base_weights import load_model
@@ -26,6 +32,7 @@ from model.checkpoint import CheckpointError
 from model.hardware import DTYPES, choose_device, choose_dtype, describe_device
 from model.sampling import PRESETS, GeneratedSong, Opening, SamplingConfig, generate
 from model.song_model import SongModel
+from model.step_runner import StepRunner, choose_runner, describe_steps
 from model.varlen import describe_attention
 from pipeline.audio import AudioDecodeError, DecodedAudio, decode_audio, resample, to_stereo
 from pipeline.encode_song import fit, frames_of, load_codec, load_tokenizer, semantic_audio
@@ -57,6 +64,8 @@ def main() -> tuple[dict[str, Any], int]:
         max_frames=round(arguments.seconds * FRAME_RATE_HZ),
     )
     if arguments.steps is not None:
+        if arguments.steps < 1:
+            raise InputError(f"--steps {arguments.steps}: expected 1 or more")
         sampling = replace(sampling, euler_steps=arguments.steps)
     device = choose_device(arguments.device)
     dtype = choose_dtype(arguments.dtype, device)
@@ -69,17 +78,21 @@ def main() -> tuple[dict[str, Any], int]:
     codec = load_codec(profile, device)
     precision = PRECISIONS[dtype]
     logger.info("%d songs to write on %s in %s", len(orders), describe_device(device), precision)
-    logger.info("%s; reading lyrics and prompts", describe_attention(device, dtype))
+    logger.info("%s", describe_attention(device, dtype))
+    logger.info("%s; reading lyrics and prompts", describe_steps(device, with_graphs=arguments.graphs))
     lyric_ids = read_lyric_ids(orders, model.config.conditions.phonemes)
+    _check_lengths(orders, lyric_ids, model.config.conditions.max_lyric_tokens)
     prompts = [read_prompt(order, codec) for order in orders]
     openings = read_openings(orders, codec, profile, device, model.config.block_frames)
     streams = _open_streams(orders, openings, codec) if arguments.stream else []
-    songs = write_songs(model, orders, (lyric_ids, prompts, openings), sampling, streams)
+    runner = choose_runner(model.bos_D.device, with_graphs=arguments.graphs)
+    songs = write_songs(model, orders, (lyric_ids, prompts, openings), sampling, streams, runner)
     written = []
-    for number, (order, song) in enumerate(zip(orders, songs, strict=True)):
-        written.append(_finish(order, song, codec, streams[number] if streams else None))
+    for number, (order, song, opening) in enumerate(zip(orders, songs, openings, strict=True)):
+        num_new = len(song.latents) - (len(opening.latents) if opening is not None else 0)
+        written.append(_finish(order, song, num_new, codec, streams[number] if streams else None))
     totals = {"checkpoint": str(arguments.checkpoint), "device": device, "dtype": precision, "songs": written}
-    return totals, EXIT_FINE
+    return totals, EXIT_FINE if all(song["out"] for song in written) else EXIT_SHORT
 
 
 def write_songs(
@@ -88,6 +101,7 @@ def write_songs(
     conditions: tuple[list[list[int]], list[Tensor], list[Opening | None]],
     sampling: SamplingConfig,
     streams: Sequence[SongStream],
+    runner: StepRunner,
 ) -> list[GeneratedSong]:
     """Let the model write all songs at once; with streams, hand each block on as soon as it is there."""
     lyric_ids, prompts, openings = conditions
@@ -98,7 +112,15 @@ def write_songs(
     receive: Callable[[int, Tensor], None] | None = hand_on if streams else None
     seeds = [order.seed for order in orders]
     return generate(
-        model, lyric_ids, prompts, seeds, sampling, progress=_show_progress, openings=openings, on_block=receive
+        model,
+        lyric_ids,
+        prompts,
+        seeds,
+        sampling,
+        progress=_show_progress,
+        openings=openings,
+        on_block=receive,
+        runner=runner,
     )
 
 
@@ -107,16 +129,16 @@ def read_lyric_ids(orders: Sequence[Order], phonemes: Mode) -> list[list[int]]:
     phonemizer = Phonemizer(phonemes)
     lyric_ids = []
     for order in orders:
-        phonemes = phonemizer.lyric_ids(order.lyrics)
-        if phonemes.unknown:
+        spelled = phonemizer.lyric_ids(order.lyrics)
+        if spelled.unknown:
             logger.warning(
-                "%s: symbols without a sound in the vocabulary: %s", order.out.name, " ".join(phonemes.unknown)
+                "%s: symbols without a sound in the vocabulary: %s", order.out.name, " ".join(spelled.unknown)
             )
-        if not phonemes.ids:
+        if not spelled.ids:
             raise InputError(
                 f"{order.out}: its lyrics hold 0 symbols of the vocabulary, expected at least a section tag"
             )
-        lyric_ids.append(list(phonemes.ids))
+        lyric_ids.append(list(spelled.ids))
     return lyric_ids
 
 
@@ -175,20 +197,33 @@ def _open_streams(orders: Sequence[Order], openings: Sequence[Opening | None], c
     return [SongStream(order.out, codec, opening.numpy()) for order, opening in zip(orders, latents, strict=True)]
 
 
-def _finish(order: Order, song: GeneratedSong, codec: VaeCodec, stream: SongStream | None) -> dict[str, Any]:
-    """Write what is not written yet and return what the song became."""
+def _finish(
+    order: Order, song: GeneratedSong, num_new: int, codec: VaeCodec, stream: SongStream | None
+) -> dict[str, Any]:
+    """Write what is not written yet and return what the song became; without a new frame it becomes nothing."""
     seconds = len(song.latents) / FRAME_RATE_HZ
     facts: dict[str, Any] = {"out": str(order.out), "seed": order.seed, "ended": song.ended, "seconds": seconds}
     if stream is not None:
         stream.close()
-    if not len(song.latents):
-        logger.warning("%s: the model ended the song at once; nothing is written", order.out)
+    if not num_new:
+        logger.warning(
+            "%s: the model ended the song before a block of its own, so nothing is written; --min-seconds 30 keeps it "
+            "from that, and another --seed may do (a model that ends most songs so has not learnt enough yet)",
+            order.out,
+        )  # fmt: skip
         if stream is not None:
             order.out.unlink()
         return facts | {"out": None}
     peak = stream.peak if stream is not None else write_song(order.out, song.latents.numpy(), codec)
     logger.info("%s: %.1f s, ended by %s", order.out, seconds, song.ended)
     return facts | {"peak": round(peak, 4)}
+
+
+def _check_lengths(orders: Sequence[Order], lyric_ids: Sequence[Sequence[int]], most: int) -> None:
+    """Refuse lyrics that are too long for the model, by the name of their song."""
+    for order, ids in zip(orders, lyric_ids, strict=True):
+        if len(ids) > most:
+            raise InputError(f"{order.out}: its lyrics are {len(ids)} symbols, this model takes {most}; shorten them")
 
 
 def _show_progress(done: int, most: int) -> None:
@@ -202,23 +237,29 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="folder of a run or a checkpoint, or a .safetensors file"
     )
-    parser.add_argument("--lyrics", type=Path, help="lyrics file")
-    parser.add_argument("--prompt", type=Path, help="audio whose style the song takes")
-    parser.add_argument("--prompt-start", type=float, default=0.0, help="where its 10 s start, in seconds (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("song.flac"), help="audio file to write (default: song.flac)")
+    parser.add_argument("--lyrics", type=Path, metavar="FILE", help="lyrics file")
+    parser.add_argument("--prompt", type=Path, metavar="AUDIO", help="audio whose style the song takes")
     parser.add_argument(
-        "--batch", type=Path, help='JSON lines of {"lyrics", "prompt", "out", "seed"}: many songs at once, '
-        "paths relative to this file; also prompt_start, continue and continue_at",
+        "--prompt-start", type=float, default=0.0, metavar="S", help="where its 10 s start, in seconds (default: 0)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("song.flac"), metavar="AUDIO", help="file to write (default: song.flac)"
+    )
+    parser.add_argument(
+        "--batch", type=Path, metavar="FILE", help='JSON lines of {"lyrics", "prompt", "out", "seed"}: many songs at '
+        "once, paths relative to this file; also prompt_start, continue and continue_at",
     )  # fmt: skip
     parser.add_argument("--continue", type=Path, metavar="AUDIO", help="recording to go on from")
     parser.add_argument("--continue-at", type=float, metavar="S", help="take only its first S seconds")
     parser.add_argument("--stream", action="store_true", help="write the .wav file while the song is being written")
     parser.add_argument(
-        "--seconds", type=float, default=150.0, help="longest song, beyond what is continued (default: 150)"
-    )
+        "--seconds", type=float, default=150.0, metavar="S",
+        help="longest song, beyond what is continued (default: 150)",
+    )  # fmt: skip
     parser.add_argument(
-        "--min-seconds", type=float, default=0.0, help="shortest song: the model may not end it before (default: 0)"
-    )
+        "--min-seconds", type=float, default=0.0, metavar="S",
+        help="shortest song: the model may not end it before (default: 0)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="same seed, same song (default: 0)")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="paper", help="sampling settings (default: paper)")
     parser.add_argument("--steps", type=int, help="Euler steps of the diffusion (default: the preset's, 36)")
@@ -234,6 +275,10 @@ def parse_arguments() -> argparse.Namespace:
         help="of the song model's weights and matrix products; softmax, guidance, diffusion steps and the VAE stay in "
         "fp32 (default: bf16, half the memory, on a GPU that computes in it; else fp32)",
     )
+    parser.add_argument(
+        "--no-graphs", action="store_false", dest="graphs",
+        help="on a GPU, launch kernels one by one, not as CUDA graphs: slower, for comparison",
+    )  # fmt: skip
     add_model_flags(parser, ("vae", "muq", "codebook"))
     return parser.parse_args()
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,10 @@ def read_orders(arguments: argparse.Namespace) -> list[Order]:
                 arguments.continue_at,
             )
         ]
+    for name in ("lyrics", "prompt", "continue", "continue_at"):
+        if getattr(arguments, name, None) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} beside --batch, whose lines name it for each song; leave {flag} out")
     path = resolve_path(arguments.batch)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -59,7 +64,7 @@ def read_orders(arguments: argparse.Namespace) -> list[Order]:
             continue
         try:
             orders.append(_read_entry(json.loads(line), path.parent, arguments.seed + number - 1))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: line {number}: {error}; expected {ENTRY}") from error
     if not orders:
         raise InputError(f"{path}: no songs in it")
@@ -94,6 +99,12 @@ def check_orders(orders: Sequence[Order], *, streams: bool) -> None:
             raise InputError(f"seed {order.seed}: expected 0 or more")
         if order.continue_at_s is not None and order.continued is None:
             raise InputError(f"{order.out}: --continue-at without --continue")
+        for what, audio in (("prompt", order.prompt), ("recording to continue", order.continued)):
+            if audio is not None and not audio.is_file():
+                raise InputError(f"{what} {audio}: no such file")
+        folder = next(parent for parent in order.out.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"--out {order.out}: {folder} is no folder that can be written to")
     paths = [order.out.resolve() for order in orders]
     for path in paths:
         if paths.count(path) > 1:

@@ -1,7 +1,6 @@
 """The parts that both transformers share: rotary positions, self-attention, gated feed-forward.
 
-Shape legend: S positions, H heads, E channels per head, D width; L layers,
-R rows that decode in step, M cache capacity.
+Shape legend: S positions, H heads, E channels per head, D width.
 
 A layer computes queries, keys and values; who may look at whom is decided by an `Attend` function handed in from
 outside, so that one layer serves training, prefill, cached decoding and the bidirectional DiT.
@@ -16,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from model.config import ModelConfig
 from model.recompute import recompute_cheaply
+from model.step_cache import StepCache
 from model.transfer import send
 from model.varlen import find_kernel, suits_kernel
 
@@ -130,38 +130,10 @@ def attend_to_all(query_SHE: Tensor, key_SHE: Tensor, value_SHE: Tensor) -> Tens
     return scaled_dot_product_attention(query, key, value).transpose(-2, -3)
 
 
-class KeyValueCache:
-    """Keys and values of every LM layer for rows that decode in step; position p of a row lies at index p.
-
-    Rows may have different lengths: entries past a row's own end are never looked at, and are overwritten as the row
-    grows. So batching rows changes nothing for any of them.
-    """
-
-    def __init__(self, config: ModelConfig, lengths: Sequence[int], num_steps: int, like: Tensor) -> None:
-        """Reserve room for rows of `lengths` to grow by `num_steps`, on the device and in the precision of `like`."""
-        shape = (config.lm_layers, len(lengths), config.num_heads, max(lengths) + num_steps, config.head_dim)
-        self.keys_LRHME = like.new_zeros(shape)
-        self.values_LRHME = like.new_zeros(shape)
-        self.lengths = list(lengths)
-        self.lengths_R = torch.tensor(self.lengths, device=like.device)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but `rows`."""
-        self.keys_LRHME = self.keys_LRHME[:, rows]
-        self.values_LRHME = self.values_LRHME[:, rows]
-        self.lengths = [self.lengths[row] for row in rows]
-        self.lengths_R = self.lengths_R[rows]
-
-    def grow(self) -> None:
-        """Count the vector that one step has stored in every row."""
-        self.lengths = [length + 1 for length in self.lengths]
-        self.lengths_R = self.lengths_R + 1
-
-
 class PackedCausal:
     """Causal attention within each of several sequences that lie one after another, without padding."""
 
-    def __init__(self, lengths: Sequence[int], cache: KeyValueCache | None = None) -> None:
+    def __init__(self, lengths: Sequence[int], cache: StepCache | None = None) -> None:
         """Expect sequences of `lengths`; with a cache, store each as one of its rows."""
         self.lengths = list(lengths)
         self.cache = cache
@@ -199,31 +171,3 @@ class PackedCausal:
             ends = torch.tensor([0, *self.lengths]).cumsum(0, dtype=torch.int32)
             self._bounds = send(ends, device)
         return self._bounds
-
-
-class CachedStep:
-    """Attention of one new vector per row to all that its row holds in the cache, itself included."""
-
-    def __init__(self, cache: KeyValueCache) -> None:
-        """Put the new vectors at the end of each row; the caller lets the cache grow after the last layer."""
-        self.cache = cache
-        self.longest = max(cache.lengths) + 1
-        device = cache.lengths_R.device
-        self._rows_R = torch.arange(len(cache.lengths), device=device)
-        self._visible_R11M: Tensor | None = None
-        if len(set(cache.lengths)) > 1:
-            visible = torch.arange(self.longest, device=device) <= cache.lengths_R[:, None]
-            self._visible_R11M = visible[:, None, None]
-
-    def __call__(self, layer: int, query_RHE: Tensor, key_RHE: Tensor, value_RHE: Tensor) -> Tensor:
-        """Store the new keys and values, then attend."""
-        keys, values = self.cache.keys_LRHME[layer], self.cache.values_LRHME[layer]
-        keys[self._rows_R, :, self.cache.lengths_R] = key_RHE
-        values[self._rows_R, :, self.cache.lengths_R] = value_RHE
-        mixed_RH1E = scaled_dot_product_attention(
-            query_RHE[:, :, None],
-            keys[:, :, : self.longest],
-            values[:, :, : self.longest],
-            attn_mask=self._visible_R11M,
-        )
-        return mixed_RH1E[:, :, 0]

@@ -77,6 +77,7 @@ def read_base(config: RunConfig, path: Path) -> dict[str, Tensor]:
         CheckpointError: they are missing, damaged, or of another model.
     """
     if config.finetune.names == "reference" and path.is_file() and not _is_ours(path):
+        _refuse_other_phonemes(path, config)
         try:
             return from_reference(read_weights(path), config.model)[0]
         except WeightsError as error:
@@ -161,6 +162,17 @@ def _load_adapted(
 def locate_base(base_file: str, config: RunConfig) -> Path:
     """Return where the base of adapters lies: the very file that was read, or what the configuration names now."""
     return Path(base_file) if base_file and Path(base_file).is_file() else Path(config.finetune.weights)
+
+
+def _refuse_other_phonemes(path: Path, config: RunConfig) -> None:
+    """Raise CheckpointError where weights under the reference's names were trained on lyrics spelled another way."""
+    metadata = read_header(path)[1] if path.suffix == ".safetensors" else {}
+    found, expected = metadata.get("phonemes", "reference"), config.model.conditions.phonemes
+    if found != expected:
+        raise CheckpointError(
+            f"weights {path} were trained with the phoneme mode {found!r}, but model.conditions.phonemes is "
+            f"{expected!r}; set it to {found}, and extract the songs with --phonemes {found}"
+        )
 
 
 def _is_ours(path: Path) -> bool:

@@ -11,32 +11,27 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from model.conditioning import PADDING
-from model.crops import Crop, CropRules, UnusableSongError, choose_crop, choose_length, choose_prompt, spread
+from model.crops import UnusableSongError, choose_length, spread
+from model.examples import SUBSTITUTE, Example, ExampleMaker, MicroBatch, RankBatch, generator
 from model.packing import Share, count_tokens, share_by_tokens, share_slots
 from model.settings import RunConfig
-from model.song_batch import BatchError, SongBatch
+from model.song_batch import BatchError
 from shards.index import Index, IndexRow
 from shards.plan import Plan, PlanError, derive_seed
 from shards.remote_retry import UnreadableError
 from shards.sample import Sample
 from shards.schema import FRAME_RATE_HZ, ShardError
 
-__all__ = ["Batches", "Example", "MicroBatch", "Prefetcher", "RankBatch", "SampleReader", "derive_seed"]
+__all__ = ["Batches", "Example", "MicroBatch", "Prefetcher", "RankBatch", "SampleReader", "derive_seed", "share_songs"]
 
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 100  # songs tried for one slot before the dataset is called unusable
 DENIED = "denied: a step with it had no finite loss, or a spike"  # why a song is passed over
-
-# Streams of random numbers of one slot; the model draws its own from the slot's seed.
-_CROP, _PROMPT, _LATENTS, _SUBSTITUTE = range(4)
 
 
 class SampleReader(Protocol):
@@ -44,37 +39,6 @@ class SampleReader(Protocol):
 
     def read(self, row: IndexRow) -> Sample:
         """Return the sample, checked."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
-    """One crop of one song, ready to be padded; T frames, C channels, P prompt frames."""
-
-    slot: int
-    key: str
-    seed: int  # of everything random about this song in this step
-    semantic_tokens: NDArray[np.int64]  # [T]
-    latents: NDArray[np.float32]  # [T, C]
-    lyric_ids: list[int]
-    prompt: NDArray[np.float32]  # [P, C], P may be 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MicroBatch:
-    """Songs of one forward pass. `is_repeat`: computed only to keep this rank in step with others, counts nothing."""
-
-    batch: SongBatch
-    seeds: tuple[int, ...]
-    slots: tuple[int, ...]
-    is_repeat: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RankBatch:
-    """One rank's share of a step, and why songs drawn for it could not be used."""
-
-    micro_batches: tuple[MicroBatch, ...]
-    num_skipped: Counter[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,20 +66,13 @@ class Batches:
         self._index = index.select(split)
         self._bad_shards: set[str] = set()
         self._denied: set[str] = set()
-        data, model = config.data, config.model
-        self._rules = CropRules(
-            min_frames=int(data.min_crop_s * FRAME_RATE_HZ),
-            max_frames=int(data.max_crop_s * FRAME_RATE_HZ),
-            block_frames=model.block_frames,
-            max_lyric_tokens=model.conditions.max_lyric_tokens,
-            seconds_per_tag=data.seconds_per_tag,
-        )
+        self._maker = ExampleMaker(config)
+        data = config.data
         if not len(self._index):
             raise BatchError(
                 f"split {split}: the index lists no songs; extract some, or another --val-fraction of them"
             )
-        shortest = max(self._rules.min_frames, model.block_frames)
-        self._min_frames = shortest
+        shortest = self._maker.min_frames
         seed = config.trainer.seed if split == "train" else data.val_seed
         shares = {part.language: part.share for part in data.languages} if split == "train" else None
         try:
@@ -137,6 +94,10 @@ class Batches:
         """Songs of the split that no crop fits in."""
         return self._plan.num_too_short
 
+    def describe(self) -> str:
+        """Return what there is to train on, in words."""
+        return f"{self.num_songs} songs ({self.num_too_short} too short)"
+
     def deny(self, keys: Iterable[str]) -> None:
         """Pass over these songs from now on, as over songs that cannot be used."""
         self._denied.update(keys)
@@ -153,9 +114,7 @@ class Batches:
         seed = self._config.trainer.seed
         of_lengths = derive_seed(seed, "length")
         slots = [
-            self._plan_slot(
-                number, self._plan.song(place), derive_seed(seed, "song", place), spread(of_lengths, place)
-            )
+            self._plan_slot(number, self._plan.song(place), derive_seed(seed, "song", place), spread(of_lengths, place))
             for number, place in enumerate(range(first_song, first_song + self._config.trainer.batch_size))
         ]
         return self._load(slots, rank, world_size)
@@ -178,7 +137,7 @@ class Batches:
         codes, names = self._index.codes("language")
         keys = self._index.column("key")
         by_language: dict[str, list[tuple[int, int]]] = {}  # hash and row
-        for row in np.flatnonzero(self._plan.num_frames >= self._min_frames).tolist():
+        for row in np.flatnonzero(self._plan.num_frames >= self._maker.min_frames).tolist():
             order = derive_seed(self._config.data.val_seed, "held out", keys[row])
             by_language.setdefault(names[codes[row]], []).append((order, row))
         places = [  # a language's songs lie at equal distances on a common line, the first one at its start
@@ -189,26 +148,18 @@ class Batches:
         return [(row, keys[row]) for *_, row in sorted(places)[: self._config.data.val_songs]]
 
     def _plan_slot(self, number: int, row: int, seed: int, share: float) -> _Slot:
-        wanted_frames = choose_length(int(self._plan.num_frames[row]), self._rules, share)
+        wanted_frames = choose_length(int(self._plan.num_frames[row]), self._maker.rules, share)
         return _Slot(number=number, row=row, seed=seed, wanted_frames=wanted_frames)
 
     def _load(self, slots: Sequence[_Slot], rank: int, world_size: int) -> RankBatch:
         num_skipped: Counter[str] = Counter()
         micro_batches = []
-        for share in self._share(slots, world_size)[rank]:
+        lengths = [slot.wanted_frames for slot in slots]
+        for share in share_songs(self._config, lengths, world_size)[rank]:
             counter = Counter[str]() if share.is_repeat else num_skipped
             examples = [self._load_slot(slots[number], counter) for number in share.slots]
-            micro_batches.append(self._collate(examples, share.is_repeat))
+            micro_batches.append(self._maker.collate(examples, is_repeat=share.is_repeat))
         return RankBatch(micro_batches=tuple(micro_batches), num_skipped=num_skipped)
-
-    def _share(self, slots: Sequence[_Slot], world_size: int) -> list[list[Share]]:
-        """Return which rank computes which slots together."""
-        trainer, model = self._config.trainer, self._config.model
-        work = [_count_work(slot.wanted_frames, model.dim) for slot in slots]
-        if not trainer.micro_batch_tokens:
-            return share_slots(work, trainer.micro_batch_size, world_size)
-        tokens = [count_tokens(model, slot.wanted_frames) for slot in slots]
-        return share_by_tokens(work, tokens, trainer.micro_batch_tokens, world_size, trainer.micro_batch_size)
 
     def _load_slot(self, slot: _Slot, num_skipped: Counter[str]) -> Example:
         """Return the example of a slot; a song that cannot be used is counted and another one drawn.
@@ -217,7 +168,7 @@ class Batches:
             ShardError: a sample is damaged or cannot be read, and data.on_bad_shard is stop.
             BatchError: one song after another cannot be used.
         """
-        substitutes = _generator(slot.seed, _SUBSTITUTE)
+        substitutes = generator(slot.seed, SUBSTITUTE)
         number = slot.row
         reasons: Counter[str] = Counter()
         for _ in range(MAX_ATTEMPTS):
@@ -225,7 +176,9 @@ class Batches:
             try:
                 if row.key in self._denied:
                     raise UnusableSongError(DENIED)
-                example = self._cut(slot, self._reader.read(row))
+                example = self._maker.cut(
+                    self._reader.read(row), slot=slot.number, seed=slot.seed, wanted_frames=slot.wanted_frames
+                )
             except UnusableSongError as error:
                 reasons[str(error)] += 1
             except ShardError as error:
@@ -245,53 +198,6 @@ class Batches:
         if shard not in self._bad_shards:
             self._bad_shards.add(shard)
             logger.warning("left out, with whatever else of %s is damaged or cannot be read: %s", shard, error)
-
-    def _cut(self, slot: _Slot, sample: Sample) -> Example:
-        seed = slot.seed
-        crop = choose_crop(sample.metadata, self._rules, _generator(seed, _CROP), slot.wanted_frames)
-        span = slice(crop.start_frame, crop.end_frame)
-        latents = sample.latents[span].astype(np.float32)
-        if self._config.data.sample_latents:
-            noise = _generator(seed, _LATENTS).standard_normal(latents.shape, dtype=np.float32)
-            latents += sample.latents_std[span].astype(np.float32) * noise
-        return Example(
-            slot=slot.number,
-            key=sample.key,
-            seed=seed,
-            semantic_tokens=sample.semantic_tokens[span].astype(np.int64),
-            latents=latents,
-            lyric_ids=crop.lyric_ids,
-            prompt=self._cut_prompt(sample, crop, seed),
-        )
-
-    def _cut_prompt(self, sample: Sample, crop: Crop, seed: int) -> NDArray[np.float32]:
-        """Return the frames of a style prompt that the song really has, up to the model's longest."""
-        longest = min(self._config.model.conditions.prompt_frames, sample.prompts.shape[1])
-        number = choose_prompt(sample.metadata, crop, sample.prompts.shape[1], _generator(seed, _PROMPT))
-        if number is None:
-            return np.zeros((0, sample.latent_channels), dtype=np.float32)
-        real = sample.num_frames - sample.metadata["prompt_start_frames"][number]
-        return sample.prompts[number, : min(longest, real)].astype(np.float32)
-
-    def _collate(self, examples: Sequence[Example], is_repeat: bool) -> MicroBatch:
-        num_channels = self._config.model.latent_channels
-        batch = SongBatch(
-            keys=tuple(example.key for example in examples),
-            semantic_tokens_BT=_pad([example.semantic_tokens for example in examples], self._config.model.eos_id),
-            latents_BTC=_pad([example.latents for example in examples], 0.0, num_channels),
-            num_frames_B=torch.tensor([len(example.semantic_tokens) for example in examples]),
-            lyric_ids_BL=_pad([np.array(example.lyric_ids, dtype=np.int64) for example in examples], PADDING),
-            num_lyrics_B=torch.tensor([len(example.lyric_ids) for example in examples]),
-            prompts_BNC=_pad([example.prompt for example in examples], 0.0, num_channels),
-            num_prompt_frames_B=torch.tensor([len(example.prompt) for example in examples]),
-        )
-        batch.validate(self._config.model)
-        return MicroBatch(
-            batch=batch,
-            seeds=tuple(example.seed for example in examples),
-            slots=tuple(example.slot for example in examples),
-            is_repeat=is_repeat,
-        )
 
 
 class Prefetcher:
@@ -322,6 +228,16 @@ class Prefetcher:
             return
 
 
+def share_songs(config: RunConfig, num_frames: Sequence[int], world_size: int) -> list[list[Share]]:
+    """Return the micro-batches of every rank for songs of planned lengths, within the limits of the configuration."""
+    trainer, model = config.trainer, config.model
+    work = [_count_work(count, model.dim) for count in num_frames]
+    if not trainer.micro_batch_tokens:
+        return share_slots(work, trainer.micro_batch_size, world_size)
+    tokens = [count_tokens(model, count) for count in num_frames]
+    return share_by_tokens(work, tokens, trainer.micro_batch_tokens, world_size, trainer.micro_batch_size)
+
+
 def _count_work(num_frames: int, dim: int) -> float:
     """Return what a song of `num_frames` costs a transformer, in frames of a very short song.
 
@@ -329,16 +245,3 @@ def _count_work(num_frames: int, dim: int) -> float:
     causal attention over L positions, 2 L dim in the mean: each frame costs 1 + L / (12 dim).
     """
     return num_frames * (1 + num_frames / (12 * dim))
-
-
-def _generator(seed: int, stream: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64([seed, stream]))
-
-
-def _pad(arrays: Sequence[NDArray[Any]], fill: float, num_channels: int | None = None) -> torch.Tensor:
-    """Return the arrays as one tensor, padded at the end with `fill` to the longest."""
-    shape = [len(arrays), max(len(array) for array in arrays), *([] if num_channels is None else [num_channels])]
-    padded = np.full(shape, fill, dtype=arrays[0].dtype)
-    for row, array in zip(padded, arrays, strict=True):
-        row[: len(array)] = array
-    return torch.from_numpy(padded)

@@ -21,6 +21,7 @@ from model.plain_loop import ConcatenatingBranch, RereadingBranch, write_song
 from model.sampling import generate
 from model.sampling_config import SamplingConfig
 from model.song_model import SongModel
+from model.step_runner import choose_runner, describe_steps
 from shards.schema import FRAME_RATE_HZ
 
 SIZES = {
@@ -41,6 +42,7 @@ class Task:
     lyric_ids: list[int]
     prompt: Tensor
     sampling: SamplingConfig
+    with_graphs: bool = True
 
     def write(self, num_songs: int) -> None:
         """Write songs as this project does, all at once."""
@@ -50,6 +52,7 @@ class Task:
             [self.prompt] * num_songs,
             range(num_songs),
             self.sampling,
+            runner=choose_runner(self.model.bos_D.device, with_graphs=self.with_graphs),
         )
 
     def write_plainly(self, kind: type[RereadingBranch] | type[ConcatenatingBranch]) -> None:
@@ -97,11 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--clock", choices=sorted(CLOCKS), default="wall", help="cpu: of a CPU that others use too, with one thread"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile, for all ways of writing")
+    parser.add_argument("--no-graphs", action="store_false", dest="graphs", help="on a GPU, no CUDA graphs")
     parser.add_argument("--without-plain", action="store_true", help="leave out the slow plain loop; nothing is judged")
     options = parser.parse_args(arguments)
     if options.frames < 1 or options.repeats < 1:
         parser.error(f"--frames {options.frames}, --repeats {options.repeats}: expected 1 or more")
     task = make_task(SIZES[options.size], options.frames, options.device, getattr(torch, options.dtype))
+    task = replace(task, with_graphs=options.graphs)
     ways: dict[str, tuple[Callable[[], None], int]] = {
         "plain": (partial(task.write_plainly, RereadingBranch), 1),
         "concatenating": (partial(task.write_plainly, ConcatenatingBranch), 1),
@@ -124,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "dtype": options.dtype,
         "clock": options.clock,
         "compiled": options.compile,
+        "steps": describe_steps(options.device, with_graphs=options.graphs),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -76,13 +76,21 @@ TINY = ModelConfig(dim=64, num_heads=1, lm_layers=1, dit_layers=1, codebook_size
 # Name of a setting -> what it overrides. Compiling takes minutes on a CPU.
 SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "cuda": {
-        "cheap, 2 songs": ("trainer.checkpoint_activations=cheap", "trainer.micro_batch_size=2"),
+        "cheap, 2 songs, not compiled": (
+            "trainer.checkpoint_activations=cheap",
+            "trainer.micro_batch_size=2",
+            "trainer.compile_layers=false",
+        ),
         "cheap, 2 songs, compiled": (
             "trainer.checkpoint_activations=cheap",
             "trainer.micro_batch_size=2",
             "trainer.compile_layers=true",
         ),
-        "whole layers, 4 songs": ("trainer.checkpoint_activations=true", "trainer.micro_batch_size=4"),
+        "whole layers, 4 songs": (
+            "trainer.checkpoint_activations=true",
+            "trainer.micro_batch_size=4",
+            "trainer.micro_batch_tokens=0",
+        ),
     },
     "cpu": {
         "cheap, 1 song": ("trainer.checkpoint_activations=cheap", "trainer.micro_batch_size=1"),

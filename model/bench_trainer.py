@@ -50,7 +50,7 @@ def measure(config: RunConfig, ranks: Ranks, num_steps: int, profile: Path | Non
     torch.manual_seed(config.trainer.seed)
     with ranks.device:
         model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
-    if config.trainer.compile_layers:
+    if config.compiles_layers(ranks.device.type):
         model.compile_layers()
     choose_trained(model, config.finetune)
     trainer = Trainer(model, config, ranks)
@@ -86,9 +86,10 @@ def measure(config: RunConfig, ranks: Ranks, num_steps: int, profile: Path | Non
         "num_trained": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "songs_per_step": config.trainer.batch_size,
         "micro_batch_size": config.trainer.micro_batch_size,
+        "micro_batch_tokens": config.trainer.micro_batch_tokens,
         "zero_stage": config.trainer.zero_stage,
         "checkpoint_activations": config.trainer.checkpoint_activations,
-        "compile_layers": config.trainer.compile_layers,
+        "compile_layers": config.compiles_layers(ranks.device.type),
         "step_s_median": statistics.median(seconds[measured]),
         "step_s": [round(value, 4) for value in seconds],
         "num_tokens": tokens,

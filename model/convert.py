@@ -70,7 +70,7 @@ def export(source: Path, target: Path, base: Path | None = None) -> dict[str, An
     """
     model: SongModel = load_model(source, base=base)[0]
     state = export_reference(model)
-    _write(state, target, {})
+    _write(state, target, {"phonemes": model.config.conditions.phonemes})
     return {"written": str(target), "num_parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 

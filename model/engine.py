@@ -6,8 +6,9 @@ float32 weights, and how one of them is made to forget gradients.
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from model.config import ConfigError
 from model.lm import SemanticHead
+from model.muon import MOMENTUM, MuonAdamW, Piece, find_shapes
 from model.ranks import Ranks
-from model.settings import RunConfig, deepspeed_settings
+from model.settings import OptimizerConfig, RunConfig, deepspeed_settings
 from model.song_model import SongModel
 
 ADAM_STATE = ("exp_avg", "exp_avg_sq")  # what AdamW keeps per parameter, besides the number of steps
@@ -80,14 +82,18 @@ class Engine:
         if self._stage == 3:  # the head reads the weights of its two layers itself
             deepspeed.utils.set_z3_leaf_modules(model, [SemanticHead])
         nn.functional.linear = _LINEAR  # an engine that failed may have left DeepSpeed's
+        self._matrices = find_shapes(model) if config.optimizer.kind == "muon" else {}
         with redirect_stdout(StringIO()):  # it prints how much memory is in use, ten times
             self._engine: Any = deepspeed.initialize(
                 model=loss,
-                model_parameters=_group_parameters(model, config.optimizer.weight_decay),
+                model_parameters=_group_parameters(model, config.optimizer.weight_decay, self._matrices),
+                optimizer=choose_optimizer(config.optimizer),
                 config=settings,
             )[0]
-        self._refuse_other_optimizer()
-        self._allocate_adam_state()
+        self._refuse_other_optimizer(config.optimizer.kind)
+        self._allocate_state()
+        if isinstance(self.adam, MuonAdamW):
+            self._locate_matrices(self.adam)
 
     @property
     def optimizer_name(self) -> str:
@@ -184,8 +190,9 @@ class Engine:
 
     @property
     def state_keys(self) -> tuple[str, ...]:
-        """What is kept per trained parameter, besides the number of steps."""
-        return (*ADAM_STATE, EMA) if self._has_ema else ADAM_STATE
+        """What is kept per trained parameter, besides the number of steps; with Muon, of matrices or of the others."""
+        kinds = {key for group in self.adam.param_groups for key in _state_keys(group)}
+        return (*sorted(kinds), EMA) if self._has_ema else tuple(sorted(kinds))
 
     def gather_weights(self, key: str | None = None, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Return weights, or with key EMA their moving average, and the buffers, complete and on rank 0's CPU.
@@ -211,7 +218,7 @@ class Engine:
         """Return the trained parameters (key None) or their optimizer state; as `gather_weights`."""
         tensors = {}
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and self._has(parameter, key):
                 tensor = self._gather(parameter, key)
                 if self.ranks.is_main:
                     tensors[name] = tensor.detach().float().cpu().clone()
@@ -229,19 +236,27 @@ class Engine:
             if key and key not in self.state_keys:
                 continue
             for name, tensor in tensors:
-                if name in trained:
+                if name in trained and self._has(trained[name], key or None):
                     self._set(trained[name], key or None, tensor)
         for tensor, state in self.adam.state.items():
             state["step"].fill_(num_updates)
             if EMA in state and EMA not in read:
                 state[EMA].copy_(tensor)
 
-    def _refuse_other_optimizer(self) -> None:
-        if self.optimizer_name != OPTIMIZERS[self._stage]:
-            raise ConfigError(
-                f"trainer.zero_stage {self._stage}: DeepSpeed runs {self.optimizer_name}, expected "
-                f"{OPTIMIZERS[self._stage]}; take out of the section deepspeed what asks for another one"
-            )
+    def _refuse_other_optimizer(self, kind: str) -> None:
+        """Raise ConfigError unless the optimizer that runs, and the one inside it, are those of the settings."""
+        inner = name_class({"adamw": torch.optim.AdamW, "muon": MuonAdamW}[kind])
+        outer = OPTIMIZERS[self._stage] if self._stage else inner
+        for found, expected in ((self.optimizer_name, outer), (name_class(type(self.adam)), inner)):
+            if found != expected:
+                raise ConfigError(
+                    f"trainer.zero_stage {self._stage}: DeepSpeed runs {found}, expected {expected}; take out of the "
+                    "section deepspeed what asks for another one"
+                )
+
+    def _has(self, parameter: nn.Parameter, key: str | None) -> bool:
+        """Return whether the optimizer keeps `key` of a trained parameter; None: itself."""
+        return key in (None, EMA) or key in _state_keys({"is_orthogonal": parameter in self._matrices})
 
     def _local_grad_norm(self) -> float:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
@@ -261,25 +276,58 @@ class Engine:
             if optimizer.persistent_parameters:  # small ones, which are whole on every rank
                 optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
-    def _allocate_adam_state(self) -> None:
-        """Make AdamW's state as its first step would, so that it can be set and read from the start.
+    def _allocate_state(self) -> None:
+        """Make the optimizer's state as its first step would, so that it can be set and read from the start.
 
         DeepSpeed links the state to parameters at the first step of the first parameter group, when that of the
         second does not exist yet; linking here finds both.
         """
         optimizer = self._engine.optimizer
         if self._stage == 3:
-            tensors = optimizer.fp32_partitioned_groups_flat
+            kept: list[tuple[Tensor, tuple[str, ...]]] = [
+                (tensor, ADAM_STATE) for tensor in optimizer.fp32_partitioned_groups_flat
+            ]
         else:
-            tensors = [parameter for group in self.adam.param_groups for parameter in group["params"]]
-        for tensor in tensors:
-            moments = {key: torch.zeros_like(tensor) for key in self.state_keys}
-            if EMA in moments:
-                moments[EMA].copy_(tensor)
+            kept = [(tensor, _state_keys(group)) for group in self.adam.param_groups for tensor in group["params"]]
+        for tensor, keys in kept:
+            moments = {key: torch.zeros_like(tensor) for key in keys}
+            if self._has_ema:
+                moments[EMA] = tensor.detach().clone()
             device = tensor.device if tensor.is_cuda else "cpu"  # where the fused kernel wants it
             self.adam.state[tensor] = {"step": torch.zeros((), dtype=torch.float32, device=device), **moments}
         if self._stage in (1, 2):
             optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _locate_matrices(self, muon: MuonAdamW) -> None:
+        """Tell Muon which parts of which matrices this rank updates; all ranks take part."""
+        for number, group in enumerate(muon.param_groups):
+            if not group.get("is_orthogonal"):
+                continue
+            if self._stage == 0:
+                muon.pieces |= {
+                    weight: [
+                        Piece(shape=self._matrices[weight], start=0, offset=0, count=weight.numel(), is_shared=False)
+                    ]
+                    for weight in group["params"]
+                }
+                continue
+            weights = self._engine.optimizer.bit16_groups[number]
+            parts = [weight._hp_mapping for weight in weights]
+            counts = [0 if part is None else part.hp_fragment_address.numel for part in parts]
+            is_whole = [count == weight.numel() for weight, count in zip(weights, counts, strict=True)]
+            is_whole_somewhere = self.ranks.add_up(is_whole).tolist()
+            (flat,) = group["params"]
+            muon.pieces[flat] = [
+                Piece(
+                    shape=self._matrices[weight],
+                    start=0 if part is None else part.hp_fragment_address.start,
+                    offset=0 if part is None else part.lp_fragment_address.start,
+                    count=count,
+                    is_shared=not on_one,
+                )
+                for weight, part, count, on_one in zip(weights, parts, counts, is_whole_somewhere, strict=True)
+                if count or not on_one
+            ]
 
     def _gather_frozen(self, parameter: nn.Parameter) -> Tensor:
         """Return a whole parameter that does not train, as the model computes with it; all ranks must take part."""
@@ -347,11 +395,38 @@ def _check_settings(settings: dict[str, Any]) -> None:
         raise ConfigError(f"section deepspeed: DeepSpeed refuses it: {' '.join(str(error).split())}") from error
 
 
-def _group_parameters(model: SongModel, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's groups: matrices of linear layers decay; embeddings, norms, biases and adapters do not."""
-    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+def name_class(kind: type) -> str:
+    """Return module and name of a class."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def choose_optimizer(config: OptimizerConfig) -> Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None:
+    """Return what makes the optimizer from parameter groups; None: DeepSpeed does, from its settings."""
+    if config.kind == "adamw":
+        return None
+    adamw: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    return partial(MuonAdamW, momentum=config.momentum, fused=True, **adamw)
+
+
+def _state_keys(group: Mapping[str, Any]) -> tuple[str, ...]:
+    return (MOMENTUM,) if group.get("is_orthogonal") else ADAM_STATE
+
+
+def _group_parameters(model: SongModel, weight_decay: float, matrices: Mapping[Tensor, Any]) -> list[dict[str, Any]]:
+    """Return parameter groups: matrices of linear layers decay; embeddings, norms, biases and adapters do not.
+
+    The given `matrices`, which are Muon's, come first.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if id(parameter) in matrices]
-    others = [parameter for parameter in trained if id(parameter) not in matrices]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    linear = {module.weight for module in model.modules() if isinstance(module, nn.Linear)}
+    groups = [
+        {"params": [p for p in trained if p in matrices], "weight_decay": weight_decay, "is_orthogonal": True},
+        {"params": [p for p in trained if p in linear - matrices.keys()], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p not in linear], "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]

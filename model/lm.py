@@ -35,7 +35,11 @@ class LmLayer(nn.Module):
 
     def forward(self, x_SD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
         """Return the residual stream after this layer."""
-        x_SD = x_SD + self.attention(x_SD, self.attention_norm, rotary, attend)
+        return self.finish(x_SD, attend(*self.attention.project(x_SD, self.attention_norm, rotary)))
+
+    def finish(self, x_SD: Tensor, mixed_SHE: Tensor) -> Tensor:
+        """Return the residual stream after this layer, from that before it and what its attention has mixed."""
+        x_SD = x_SD + self.attention.out(mixed_SHE.flatten(-2))
         return recompute_if(self.recompute_ffn, self.transform, x_SD)
 
     def transform(self, x_SD: Tensor) -> Tensor:
@@ -45,7 +49,7 @@ class LmLayer(nn.Module):
     def compile_parts(self) -> None:
         """Compile what does not depend on who sees whom."""
         self.attention.project = torch.compile(self.attention.project, dynamic=True)  # type: ignore[method-assign]
-        self.transform = torch.compile(self.transform, dynamic=True)  # type: ignore[method-assign]
+        self.finish = torch.compile(self.finish, dynamic=True)  # type: ignore[method-assign]
 
 
 class LanguageModel(nn.Module):
@@ -81,6 +85,7 @@ class LanguageModel(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, LmLayer)
             layer.compile_parts()
+        self.norm.forward = torch.compile(self.norm.forward, dynamic=True)  # type: ignore[method-assign]
 
 
 class SemanticHead(nn.Module):

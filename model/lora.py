@@ -74,7 +74,8 @@ class LowRankLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O]."""
         read = x if self.dropout is None else self.dropout(x, self.get_buffer("columns_I"))
-        return linear(x, self.weight) + linear(linear(read, self.lora_down_RI), self.lora_up_OR) * self.scale
+        correction = linear(linear(read, self.lora_down_RI), self.lora_up_OR) * self.scale
+        return correction + linear(x, self.weight)  # in this order recomputation stops before the large product
 
     @torch.no_grad()
     def merge(self) -> nn.Linear:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from model.config import ModelConfig
 
@@ -72,11 +71,10 @@ def share_by_tokens(
     max_songs = micro_batch_size or len(tokens)
     fewest = max(math.ceil(sum(tokens) / budget), math.ceil(len(tokens) / max_songs))
     of_longest = min(max_songs, budget // max(tokens))  # that many songs fit, whatever their length
-    for per_rank in count(math.ceil(fewest / world_size)):
-        num_bins = per_rank * world_size
+    packed, num_bins = None, math.ceil(fewest / world_size) * world_size
+    while packed is None:
         packed = _pack(tokens, num_bins, budget, max_songs) or _pack(tokens, num_bins, budget, of_longest)
-        if packed is not None:
-            break
+        num_bins += world_size
     sums = [sum(work[slot] for slot in slots) for slots in packed]
     by_length, by_work = _sort_longest_first(work), _sort_longest_first(sums)
     totals = [0.0] * world_size

@@ -13,13 +13,12 @@ from model.boards import Boards
 from model.hardware import peak_flops, peak_memory_bytes
 from model.ranks import Ranks
 from model.settings import RunConfig
-from model.size import count_parameters, expected_days, flops_per_step
+from model.size import backward_factors, count_parameters, count_trained, describe_model, flops_per_step
 from model.step_sums import BadStepError
 from model.tally import BatchLosses, StepResult, ValidationLosses
 
 METRICS_NAME = "metrics.jsonl"
 MAX_REASONS = 5  # why songs are passed over, in a line; metrics.jsonl has all
-EXPECTED_MFU = (0.3, 0.4, 0.5)  # shares of the datasheet's speed that a dry run reckons with
 
 logger = logging.getLogger(__name__)
 
@@ -139,17 +138,19 @@ class Progress:
 
 
 def describe_sizes(config: RunConfig) -> str:
-    """Return parameters by part, and FLOPs of a step by part with every song at its longest, as lines of text."""
+    """Return parameters by part, and FLOPs of a step by part with every song at its longest, as lines of text.
+
+    What is frozen costs no gradient of its weights, and adapters cost products of their own.
+    """
     num_songs, num_frames = config.trainer.batch_size, config.data.max_crop_frames
     lines = ["parameters"]
     lines += [f"  {part:16} {count:15,}" for part, count in count_parameters(config.model).items()]
     lines += [f"TFLOP a step of {num_songs} songs of {config.data.max_crop_s:g} s, without recomputing layers"]
-    flops = flops_per_step(config.model, [num_frames] * num_songs)
+    total, trained = count_trained(config)
+    if trained < total:
+        lines.insert(1, f"  {'trained':16} {trained:15,}  of {total:,}")
+    flops = flops_per_step(config.model, [num_frames] * num_songs, backward=backward_factors(describe_model(config)))
     lines += [f"  {part:16} {count / 1e12:15,.3f}" for part, count in flops.items()]
-    num_steps = config.schedule.num_steps
-    days = {mfu: expected_days(flops["total"], num_steps, mfu) for mfu in EXPECTED_MFU}
-    lines.append(f"days of {num_steps} such steps on 16 A100 (312 TFLOP/s each in bf16), by MFU")
-    lines += [f"  {f'{100 * mfu:.0f} %':16} {count:15,.3f}" for mfu, count in days.items()]
     return "\n".join(lines) + "\n"
 
 

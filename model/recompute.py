@@ -1,10 +1,17 @@
 """What the backward pass recomputes instead of keeping it: memory for compute, never another result."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+# Said at every start, of regions that change their inputs: ours do not.
+logging.getLogger("torch._higher_order_ops.wrap").addFilter(
+    lambda record: "context_fn is passed to torch.utils.checkpoint" not in record.getMessage()
+)
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 
 Recompute = Literal[False, "cheap", "selective", True]
 """False keeps all activations. "cheap" recomputes norms and SwiGLU, which is a few additions per number, but no matrix
@@ -24,8 +31,18 @@ def recompute_if(is_wanted: bool, run: Callable[..., Any], *arguments: Any) -> A
 
 
 def recompute_cheaply(is_wanted: bool, run: Callable[..., Any], *arguments: Any) -> Any:
-    """Return `run(*arguments)`, recomputed as in `recompute_if`, except where a compiler decides what to keep.
+    """Return `run(*arguments)`, recomputed as in `recompute_if`: no product twice, as `run` ends with its only one.
 
-    It then keeps products, and computes again what it can fuse into the backward pass.
+    A compiler would recompute products as well, or, left alone, keep all that products read: it is told what to keep.
     """
-    return recompute_if(is_wanted and not torch.compiler.is_compiling(), run, *arguments)
+    if is_wanted and torch.is_grad_enabled() and torch.compiler.is_compiling():
+        return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=_keep_products)
+    return recompute_if(is_wanted, run, *arguments)
+
+
+def _keep_products() -> Any:
+    return create_selective_checkpoint_contexts(_choose)
+
+
+def _choose(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE

@@ -10,12 +10,22 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.hardware import PEAK_TFLOPS
-from model.noise import count_rendered
 from model.packing import count_tokens
-from model.recompute import Recompute
 from model.sampling_config import SamplingConfig
 from model.settings import RunConfig, deepspeed_settings
-from model.size import LIVE_NUMBERS, count_parameters, count_positions, count_trained, flops_per_step, memory_per_gpu
+from model.size import (
+    LIVE_NUMBERS,
+    backward_factors,
+    count_muon,
+    count_parameters,
+    count_positions,
+    count_trained,
+    describe_model,
+    expected_days,
+    flops_per_step,
+    memory_per_gpu,
+)
+from model.traffic import moved_bytes
 from shards.schema import FRAME_RATE_HZ
 
 GPUS_PER_NODE = 8
@@ -46,7 +56,7 @@ NVLINK = {"PCIe": None, "PCIE": None, "NVL": None, "A100": 300e9, "H100": 450e9,
 # Bytes a second and direction of all network cards of a node with eight GPUs.
 LINKS = {"8 x 400 Gb/s": 400e9, "8 x 200 Gb/s": 200e9, "1 x 200 Gb/s": 25e9, "1 x 100 Gb/s": 12.5e9}
 EXPECTED = {"A100": (0.50, "8 x 200 Gb/s"), "H100": (0.45, "8 x 400 Gb/s")}  # MFU that we aim at, usual network
-CAPACITY = 80e9  # bytes of either
+CAPACITIES = (24e9, 40e9, 80e9)  # bytes of the GPUs that a dry run looks at; those of EXPECTED have the most
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +83,18 @@ def find_data_sheet(device_name: str) -> DataSheet | None:
     return DataSheet(device_name, 1e12 * tflops, bandwidth, nvlink)
 
 
-def moved_bytes(config: ModelConfig, num_frames: int, recompute: Recompute, number_bytes: int = 2) -> float:
-    """Return what norms, rotation, SwiGLU and residual sums of one song move in a step, forward and backward.
-
-    As fused kernels would: each reads its inputs once and writes its outputs once. PyTorch's separate operations move
-    more. The song has the longest lyrics and prompt.
-    """
-    scale, conditions = config.ffn_scale, config.conditions
-    forward = 2 * 2 + 4 + 2 * 3 + 3 * scale  # two norms, rotated queries and keys, two sums, silu(gate) * up
-    backward = 2 * 4 + 4 + 5 * scale  # norms add to the residual's gradient
-    again = {False: 0, "cheap": 2 * 2 + 3 * scale, "selective": 2 + 3 * scale, True: forward}[recompute]
-    lm_positions, dit_positions = count_positions(
-        config, num_frames, conditions.max_lyric_tokens, conditions.prompt_frames
-    )
-    num_rendered = count_rendered(num_frames // config.block_frames, config.dropout.blocks)
-    positions = config.lm_layers * lm_positions + config.dit_layers * dit_positions * num_rendered
-    return float(number_bytes * config.dim * positions * (forward + backward + again))
-
-
 def wire_bytes(run: RunConfig, world_size: int) -> dict[str, float]:
     """Return the bytes that each GPU sends in a step, by what they are, with rings: DeepSpeed 0.19.8's collectives.
 
     ZeRO 1 and 2 add up whole buckets (all-reduce: twice the bytes) unless `use_multi_rank_bucket_allreduce` is false;
     ZeRO 2 and 3 do it for every micro-batch. ZeRO 3 gathers the weights for the forward pass of every micro-batch, and
-    again for the backward pass those whose next use is further away than `stage3_max_reuse_distance`.
+    again for the backward pass those whose next use is further away than `stage3_max_reuse_distance`. Muon adds up the
+    matrices that lie on several ranks, as many as there are borders between ranks at most.
     """
     stage, settings = run.trainer.zero_stage, deepspeed_settings(run, world_size)
     total, trained = count_trained(run)
     others = (world_size - 1) / world_size
+    _, largest, _ = count_muon(run)
     weight_bytes = 2 if run.trainer.precision == "bf16" else 4
     gradient_bytes = 4 if settings["communication_data_type"] == "fp32" else 2
     zero = settings["zero_optimization"]
@@ -108,10 +102,11 @@ def wire_bytes(run: RunConfig, world_size: int) -> dict[str, float]:
     times = settings["gradient_accumulation_steps"] if stage > 1 else 1
     twice = max(0.0, total - zero.get("stage3_max_reuse_distance", LIVE_NUMBERS) / 2)  # there and back again
     gathered = {0: 0, 1: trained, 2: trained, 3: times * (total + twice)}[stage]
-    return {
+    sent = {
         "gradients": others * times * trained * gradient_bytes * (1 if is_split and stage else 2),
         "weights": float(others * gathered * weight_bytes),
     }
+    return sent | ({"cut_matrices": 2 * others * (world_size - 1) * largest * 4.0} if largest and stage else {})
 
 
 def wire_seconds(sent: float, world_size: int, gpu: DataSheet, link: float) -> float | None:
@@ -144,14 +139,19 @@ def least_step_seconds(
     """
     songs, trainer = run.trainer.batch_size, run.trainer
     num_frames = run.data.max_crop_frames // run.model.block_frames * run.model.block_frames
-    longest = flops_per_step(run.model, [num_frames] * songs)
-    again = flops_per_step(run.model, [num_frames] * songs, checkpoint_activations=trainer.checkpoint_activations)
+    backward = backward_factors(describe_model(run))
+    longest = flops_per_step(run.model, [num_frames] * songs, backward=backward)
+    again = flops_per_step(
+        run.model, [num_frames] * songs, checkpoint_activations=trainer.checkpoint_activations, backward=backward
+    )
     share = (1.0 if flops is None else flops / longest["total"]) / world_size
     attention = again["lm_attention"] + again["dit_attention"]
     products_s = share * (again["total"] - attention) / gpu.flops
     attention_s = share * attention / gpu.flops
     number_bytes = 2 if trainer.precision == "bf16" else 4
-    moved = songs * moved_bytes(run.model, num_frames, trainer.checkpoint_activations, number_bytes)
+    moved = songs * moved_bytes(
+        run.model, num_frames, trainer.checkpoint_activations, number_bytes, is_compiled=run.compiles_layers("cuda")
+    )
     bytes_s = share * moved / gpu.memory_bandwidth
     _, trained = count_trained(run)
     held = trained / (world_size if trainer.zero_stage else 1)
@@ -159,13 +159,14 @@ def least_step_seconds(
         part: wire_seconds(count, world_size, gpu, link) or 0.0 for part, count in wire_bytes(run, world_size).items()
     }
     compute_s = products_s + attention_s + bytes_s
+    muon_flops = count_muon(run)[2] / (world_size if trainer.zero_stage else 1)
     hidden_s = BACKWARD_SHARE * compute_s if trainer.zero_stage > 1 else 0.0
     parts = {
         "products": products_s,
         "attention": attention_s,
         "moved_bytes": bytes_s,
-        "optimizer": held * OPTIMIZER_BYTES / gpu.memory_bandwidth,
-        "communication": max(0.0, sent["gradients"] - hidden_s) + sent["weights"],
+        "optimizer": held * OPTIMIZER_BYTES / gpu.memory_bandwidth + muon_flops / gpu.flops,
+        "communication": max(0.0, sent.pop("gradients") - hidden_s) + sum(sent.values()),
     }
     return parts | {"total": sum(parts.values())}
 
@@ -216,7 +217,8 @@ def describe_run(run: RunConfig, world_size: int) -> str:
         f"{trainer.describe_micro_batches()}, songs of {run.data.max_crop_s:g} s"
     ]
     lines += [f"  {part:16} {count / 2**30:15,.3f}" for part, count in memory.items()]
-    lines += advise(run, world_size)
+    for capacity in CAPACITIES:
+        lines += advise(run, world_size, capacity)
     even, most = run.count_micro_batches(world_size)
     lines.append(
         f"micro-batches of a step on each rank: at least {even} with crops of even lengths, {most} of the longest"
@@ -225,7 +227,8 @@ def describe_run(run: RunConfig, world_size: int) -> str:
     lines.append("arithmetic, not measured: GB that each GPU sends in a step")
     lines += [f"  {part:16} {count / 1e9:15,.3f}" for part, count in sent.items()]
     num_frames = run.data.max_crop_frames // run.model.block_frames * run.model.block_frames
-    flops = flops_per_step(run.model, [num_frames] * trainer.batch_size)["total"]
+    backward = backward_factors(describe_model(run))
+    flops = flops_per_step(run.model, [num_frames] * trainer.batch_size, backward=backward)["total"]
     for name, (mfu, link) in EXPECTED.items():
         gpu = find_data_sheet(name)
         assert gpu is not None
@@ -234,12 +237,14 @@ def describe_run(run: RunConfig, world_size: int) -> str:
         where = f"nodes of {GPUS_PER_NODE} with {link}" if world_size > GPUS_PER_NODE else "one node"
         lines.append(f"arithmetic, not measured: seconds of a step on {world_size} {name}, {where}")
         lines.append(f"  {f'at {100 * mfu:.0f} % MFU':16} {at_mfu:15,.3f}")
+        days = expected_days(flops, run.schedule.num_steps, mfu, world_size, gpu.flops)
+        lines.append(f"  {f'days of {run.schedule.num_steps} steps'[:24]:24} {days:7,.2f}")
         lines += [f"  {f'least: {part}'[:24]:24} {seconds:7,.3f}" for part, seconds in least.items()]
         lines.append(f"  {'MFU at most, %':16} {100 * flops / (world_size * gpu.flops * least['total']):15,.1f}")
     return "\n".join(lines) + "\n"
 
 
-def advise(run: RunConfig, world_size: int, capacity: float = CAPACITY) -> list[str]:
+def advise(run: RunConfig, world_size: int, capacity: float = CAPACITIES[-1]) -> list[str]:
     """Return in one line whether the run fits GPUs of `capacity` bytes, and what to change where it does not."""
     memory, limit = memory_per_gpu(run, world_size), USABLE * capacity
     size = f"{capacity / 1e9:.0f} GB"
@@ -252,7 +257,8 @@ def advise(run: RunConfig, world_size: int, capacity: float = CAPACITY) -> list[
             return [f"{over}; {change}"]
     held = memory["weights"] + memory["gradients"] + memory["optimizer"]
     if held > limit:
-        return [f"{over}; weights, gradients and optimizer alone take {held / 2**30:.1f} GiB: more GPUs"]
+        return [f"{over}; weights, gradients and optimizer alone take {held / 2**30:.1f} GiB: more GPUs"
+                + ("" if run.finetune.lora_rank else ", or adapters alone (finetune.lora_rank)")]  # fmt: skip
     return [f"{over}; shorter crops than data.max_crop_s {run.data.max_crop_s:g}, or more GPUs than {world_size} "
             f"(micro-batches are of {trainer.describe_micro_batches()})"]  # fmt: skip
 
@@ -279,7 +285,7 @@ def _list_changes(run: RunConfig) -> list[tuple[str, RunConfig]]:
         steps.append(("trainer.checkpoint_activations: selective", {"checkpoint_activations": "selective"}))
     if trainer.checkpoint_activations is not True:
         steps.append(("trainer.checkpoint_activations: true", {"checkpoint_activations": True}))
-    if trainer.zero_stage < 3 and not trainer.compile_layers:
+    if trainer.zero_stage < 3 and trainer.compile_layers is not True:
         steps.append(("trainer.zero_stage: 3", {"zero_stage": 3}))
     for text, values in steps:
         key = text.split(":")[0]

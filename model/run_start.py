@@ -28,13 +28,8 @@ def find_checkpoint(folder: Path, ranks: Ranks, *, resume: bool) -> Path | None:
     """Return the newest whole checkpoint; rank 0 looks, so that all ranks take the same.
 
     Raises:
-        CheckpointError: the folder cannot be made, holds checkpoints of which none is whole, or holds one although
-            `resume` is False.
+        CheckpointError: the folder holds checkpoints of which none is whole, or one although `resume` is False.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"run folder {folder} cannot be made: {error.strerror}") from error
     step = ranks.tell(_find_step(folder) if ranks.is_main else _NONE)
     if step == _NONE:
         return None
@@ -66,11 +61,12 @@ def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Pat
         ConfigError: layers are to be compiled and cannot be.
         CheckpointError, WeightsError: weights to start from are damaged or of another model.
     """
-    if config.trainer.compile_layers:
+    is_compiled = config.compiles_layers(ranks.device.type)
+    if is_compiled:
         refuse_without_compiler(ranks.device)
     torch.manual_seed(config.trainer.seed)
     model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
-    if config.trainer.compile_layers:
+    if is_compiled:
         model.compile_layers()
     if found is None:
         model.set_latent_statistics(torch.tensor(info.latent_mean), torch.tensor(info.latent_std))
@@ -126,7 +122,7 @@ def refuse_other_data(info: DatasetInfo, config: RunConfig, root: Root) -> None:
 
 def refuse_without_compiler(device: torch.device) -> None:
     """Raise ConfigError where torch.compile is switched off or lacks a compiler, before the first step finds out."""
-    wanted = "trainer.compile_layers is true, but"
+    wanted = "trainer.compile_layers is true or auto, but"
     for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):  # torch/_dynamo: config.py and eval_frame.py
         if os.environ.get(name) == "1":
             raise ConfigError(f"{wanted} {name}=1 switches torch.compile off; unset it, or set compile_layers: false")

@@ -47,6 +47,8 @@ class DataConfig:
     val_songs: int  # held-out songs of one validation pass, at most
     languages: tuple[LanguageShare, ...] = ()  # mixture of the train split; none: all songs, each once an epoch
     on_bad_shard: Literal["stop", "skip"] = "stop"  # skip: a damaged sample is counted and replaced by another song
+    # webdataset: shards of a folder that has no index, streamed; a run that goes on is not exact
+    reader: Literal["index", "webdataset"] = "index"
     val_seed: int = 0  # which held-out songs are drawn for validation, and how they are cut; the same for every run
 
     def __post_init__(self) -> None:
@@ -58,6 +60,11 @@ class DataConfig:
         require(self.seconds_per_tag > 0, f"data.seconds_per_tag is {self.seconds_per_tag}, expected more than 0")
         require(self.prefetch_steps >= 0, f"data.prefetch_steps is {self.prefetch_steps}, expected 0 or more")
         require(self.val_songs >= 0, f"data.val_songs is {self.val_songs}, expected 0 or more")
+        require(
+            self.reader == "index" or not self.languages,
+            "data.languages is a mixture and data.reader webdataset, which knows no language before it reads a song; "
+            "write an index (python -m shards repair), or leave data.languages out",
+        )
         require(0 <= self.val_seed < 2**63, f"data.val_seed is {self.val_seed}, expected 0 to 2**63 - 1")
         named = [part.language for part in self.languages]
         require(len(set(named)) == len(named), f"data.languages is {named}, expected each language once")
@@ -70,14 +77,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW with clipping by global norm; weight decay applies to matrices only."""
+    """AdamW, or Muon for matrices of layers, with clipping by global norm; weight decay applies to matrices only."""
 
-    kind: Literal["adamw"]
+    kind: Literal["adamw", "muon"]  # muon: for attention and feed-forward, AdamW for the rest, at the same rate
     lr: float  # the schedule's peak
     betas: tuple[float, float]
     eps: float
     weight_decay: float
     clip_norm: float  # 0 turns clipping off
+    momentum: float = 0.95  # Muon's
 
     def __post_init__(self) -> None:
         """Refuse what AdamW cannot use."""
@@ -88,6 +96,7 @@ class OptimizerConfig:
         require(self.eps > 0, f"optimizer.eps is {self.eps}, expected more than 0")
         require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}, expected 0 or more")
         require(self.clip_norm >= 0, f"optimizer.clip_norm is {self.clip_norm}, expected 0 or more")
+        require(0 <= self.momentum < 1, f"optimizer.momentum is {self.momentum}, expected a value in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +145,9 @@ class TrainerConfig:
     log_every: int  # steps between readable lines
     val_every: int  # steps between validation passes; 0: never
     ema_decay: float = 0.0  # of a moving average of the weights, kept beside them; 0: none
-    compile_layers: bool = False  # torch.compile, not with ZeRO 3; needs a C++ compiler on CPUs, Triton on GPUs
+    # torch.compile; not with ZeRO 3 or LoRA's dropout; needs a C++ compiler on CPUs, Triton on GPUs. auto: on GPUs,
+    # wherever it can be.
+    compile_layers: Literal["auto", False, True] = False
     on_nonfinite: Literal["stop", "skip"] = "stop"  # skip: make no update, and never use the songs again that caused it
     max_loss_spike: float = 0.0  # times the median of the last losses that count as not finite too; 0: none does
     max_skipped_updates: int = 20  # of a whole run; one more ends it
@@ -168,9 +179,9 @@ class TrainerConfig:
             "trainer.zero_stage is 0, which keeps no fp32 master weights; with precision bf16 use 2 or 3",
         )
         require(
-            self.zero_stage < 3 or not self.compile_layers,
+            self.zero_stage < 3 or self.compile_layers is not True,
             "trainer.compile_layers is true and trainer.zero_stage 3, whose hooks around every module make the "
-            "compiler give up after a few layers; use zero_stage 1 or 2, or compile_layers: false",
+            "compiler give up after a few layers; use zero_stage 1 or 2, or compile_layers: auto",
         )
 
     def describe_micro_batches(self) -> str:
@@ -189,6 +200,7 @@ class CheckpointConfig:
     every_minutes: float = 0.0  # one more where so much time has passed since the last; 0: by steps alone
     keep_best: int = 0  # besides, those of the lowest validation loss (of the moving average, where there is one)
     keep_every: int = 0  # besides, those of steps that are a multiple of this; 0: none
+    shared: bool = True  # all ranks see one run folder, which is checked; false: each node has its own
 
     def __post_init__(self) -> None:
         """Refuse to keep nothing."""
@@ -270,11 +282,28 @@ class RunConfig:
             f"trainer.micro_batch_tokens is {budget}, expected 0 or at least {longest}: one song of data.max_crop_s = "
             f"{self.data.max_crop_s:g} with the longest prompt and lyrics",
         )
+        if self.optimizer.kind == "muon":
+            require(
+                self.trainer.zero_stage < 3,
+                "optimizer.kind is muon and trainer.zero_stage 3, which leaves whole matrices to no rank; expected "
+                "zero_stage 0 to 2, or kind adamw",
+            )
+            require(
+                self.finetune.lora_rank == 0,
+                "optimizer.kind is muon and finetune.lora_rank above 0, but Muon trains the matrices that LoRA "
+                "freezes; expected lora_rank 0, or kind adamw",
+            )
         require(
-            not self.finetune.lora_dropout or not self.trainer.compile_layers,
+            not self.finetune.lora_dropout or self.trainer.compile_layers is not True,
             "finetune.lora_dropout is above 0 and trainer.compile_layers true, but what is dropped changes with every "
             "batch, which compiled layers do not see; set one of them to 0 or false",
         )
+
+    def compiles_layers(self, device_type: str) -> bool:
+        """Tell whether layers are compiled on such a device, "cuda" or "cpu"."""
+        if self.trainer.compile_layers != "auto":
+            return self.trainer.compile_layers
+        return device_type == "cuda" and self.trainer.zero_stage < 3 and not self.finetune.lora_dropout
 
     def count_longest_songs(self, excess: float = 0.0) -> float:
         """Return how many of the longest crops a micro-batch holds, a fraction where tokens are limited.
@@ -342,8 +371,9 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
 
     Gradients are summed and reduced in fp32 at any precision, so that the result does not depend on how the
     global batch is cut. They are reduced while the backward pass goes on (`overlap_comm`), in buckets that take two
-    times 0.4 GB in fp32. `torch_adam` takes PyTorch's AdamW: nothing is compiled at start. Its fused kernel needs no
-    temporary copies, which for 1.9 B parameters would be many gigabytes.
+    times 0.4 GB in fp32; with ZeRO 1 and 2 each is reduced to the rank that needs it, half the bytes of adding it up on
+    all ranks, which is DeepSpeed's default (tests/model/test_wire.py). `torch_adam` takes PyTorch's AdamW: nothing is
+    compiled at start. Its fused kernel needs no temporary copies, which for 1.9 B parameters would be many gigabytes.
 
     Raises:
         ConfigError: a key of the section `deepspeed` is unknown or contradicts another section, or DeepSpeed would
@@ -374,9 +404,21 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
         "bf16": {"enabled": config.trainer.precision == "bf16"},
         "communication_data_type": "fp32",
     }
+    if optimizer.kind == "muon":  # made by model/engine.py
+        del settings["optimizer"]
+        settings["zero_allow_untested_optimizer"] = True
     if config.trainer.zero_stage > 0:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    return merge_passed(settings, config.deepspeed)
+    if config.trainer.zero_stage in (1, 2):
+        settings["zero_optimization"]["use_multi_rank_bucket_allreduce"] = False
+    merged = merge_passed(settings, config.deepspeed)
+    is_offloaded = (merged["zero_optimization"].get("offload_optimizer") or {}).get("device", "none") == "cpu"
+    require(
+        optimizer.kind == "adamw" or not is_offloaded,
+        "optimizer.kind is muon, whose products need a GPU, and deepspeed.zero_optimization.offload_optimizer moves "
+        "them to the CPU; expected kind adamw, or no offload_optimizer",
+    )
+    return merged
 
 
 def _find(path: Path) -> Path:

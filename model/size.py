@@ -3,7 +3,9 @@
 Shape legend: S positions of a song's LM sequence, T frames, N blocks, D width.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -12,10 +14,13 @@ from model.config import ModelConfig
 from model.crops import LENGTH_TOLERANCE
 from model.finetune import choose_trained
 from model.lm import OUTPUT_MULTIPLE
+from model.lora import ADAPTER_NAMES, LowRankLinear, find_matrices
 from model.losses import CHUNK_POSITIONS
+from model.muon import count_flops as orthogonalize_flops
+from model.muon import find_shapes
 from model.noise import count_rendered
 from model.recompute import Recompute
-from model.settings import RunConfig, deepspeed_settings
+from model.settings import FinetuneConfig, RunConfig, deepspeed_settings
 from model.song_model import SongModel
 
 BACKWARD_FACTOR = 2  # the backward pass multiplies twice for each multiplication of the forward pass
@@ -53,6 +58,7 @@ def flops_per_step(
     num_prompt_frames: Sequence[int] | None = None,
     *,
     checkpoint_activations: Recompute = False,
+    backward: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Return the floating-point operations of one training step by part, and their total.
 
@@ -64,6 +70,7 @@ def flops_per_step(
         num_lyrics: lyric symbols of each song; None, or padding mode fixed: the whole budget.
         num_prompt_frames: prompt frames of each song; None, or padding mode fixed: the longest prompt.
         checkpoint_activations: count what is computed a second time too, as hardware does.
+        backward: of each part, see `backward_factors`; None: everything trains.
     """
     conditions = config.conditions
     if num_lyrics is None or conditions.padding == "fixed":
@@ -75,17 +82,57 @@ def flops_per_step(
         for part, flops in _forward_flops(config, *song).items():
             forward[part] += flops
     again = _share_recomputed(config, checkpoint_activations)
-    step = {part: flops * (1 + BACKWARD_FACTOR + again[part]) for part, flops in forward.items()}
+    factors = backward or dict.fromkeys(forward, float(BACKWARD_FACTOR))
+    step = {part: flops * (1 + factors[part] + again[part]) for part, flops in forward.items()}
     return step | {"total": sum(step.values())}
+
+
+def describe_model(run: RunConfig) -> SongModel:
+    """Return the model of a run without memory, adapters included, in which what does not train is frozen; to read."""
+    return _describe(run.model, run.finetune)
+
+
+@lru_cache(maxsize=2)  # it takes a third of a second, and a dry run asks a hundred times
+def _describe(config: ModelConfig, finetune: FinetuneConfig) -> SongModel:
+    with torch.device("meta"):
+        model = SongModel(config)
+        choose_trained(model, finetune)
+    return model
+
+
+def backward_factors(model: SongModel) -> dict[str, float]:
+    """Return how many times the products of a part's forward pass are computed in its backward pass.
+
+    Twice: for the gradients of inputs and of weights; the latter for those alone that train. Adapters are small
+    products of their own, which a step computes three times.
+    """
+    factors = {}
+    for part, module in (
+        ("lm_dense", model.lm),
+        ("dit_dense", model.dit.layers),
+        ("semantic_head", model.semantic_head),
+    ):
+        parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.dim() == 2}
+        adapters = sum(p.numel() for name, p in parameters.items() if name.endswith(ADAPTER_NAMES))
+        weights = [p for name, p in parameters.items() if not name.endswith(ADAPTER_NAMES)]
+        total, trained = (sum(p.numel() for p in some) for some in (weights, [p for p in weights if p.requires_grad]))
+        factors[part] = 1 + trained / total + 3 * adapters / total
+    return factors | {"lm_attention": 2.0, "dit_attention": 2.0}
 
 
 def count_trained(run: RunConfig) -> tuple[int, int]:
     """Return how many numbers the model has, adapters included, and how many of them train."""
-    with torch.device("meta"):
-        model = SongModel(run.model)
-        choose_trained(model, run.finetune)
-    numbers = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    numbers = [(parameter.numel(), parameter.requires_grad) for parameter in describe_model(run).parameters()]
     return sum(count for count, _ in numbers), sum(count for count, is_trained in numbers if is_trained)
+
+
+def count_muon(run: RunConfig) -> tuple[int, int, float]:
+    """Return how many numbers Muon updates, those of the largest weight among them, and its operations in a step."""
+    if run.optimizer.kind != "muon":
+        return 0, 0, 0.0
+    shapes = [shape for weight, shape in find_shapes(describe_model(run)).items() if weight.requires_grad]
+    sizes = [math.prod(shape) for shape in shapes]
+    return sum(sizes), max(sizes, default=0), sum(orthogonalize_flops(*shape) for shape in shapes)
 
 
 def count_positions(config: ModelConfig, num_frames: int, num_lyrics: int, num_prompt_frames: int) -> tuple[int, int]:
@@ -152,6 +199,7 @@ def memory_per_gpu(run: RunConfig, world_size: int) -> dict[str, float]:
     total, trained = count_trained(run)
     share = 1 / world_size if stage else 1.0
     optimizer = trained * share * (MASTER_BYTES * (stage > 0) + MOMENTS_BYTES + 4 * (trainer.ema_decay > 0))
+    optimizer -= count_muon(run)[0] * share * MOMENTS_BYTES / 2  # one momentum, not two
     if (zero.get("offload_optimizer") or {}).get("device", "none") == "cpu":
         optimizer = 0.0
     sums_bytes = 4 if settings.get("data_types", {}).get("grad_accum_dtype", "fp32") == "fp32" else 2
@@ -182,6 +230,8 @@ def memory_per_gpu(run: RunConfig, world_size: int) -> dict[str, float]:
         + (songs * again if trainer.checkpoint_activations is True else 0.0),
         "logits": float(min(CHUNK_POSITIONS, songs * (num_frames + 1)) * count_outputs(run.model) * LOGIT_BYTES),
     }
+    if run.finetune.lora_dropout:
+        parts["dropped_inputs"] = songs * _mask_bytes(run, num_frames)
     return parts | {"total": sum(parts.values())}
 
 
@@ -198,6 +248,38 @@ def expected_days(
         peak_flops: operations a second of one device; by default an A100's.
     """
     return flops * num_steps / (mfu * num_gpus * peak_flops) / 86_400
+
+
+def _mask_bytes(run: RunConfig, num_frames: int) -> float:
+    """Return what dropping inputs of adapters keeps of one song: a byte for each that is not computed again.
+
+    In the DiT also the input of `out` that is left, as attention keeps its output anyway. Nothing in front of the first
+    layer has a gradient. The DiT's last layer sees the noisy frames alone, but for its queries, keys and values.
+    """
+    endings: dict[Recompute, tuple[str, ...]] = {
+        False: ("",),
+        "cheap": (".out",),
+        "selective": (".qkv", ".out"),
+        True: (),
+    }
+    config, conditions = run.model, run.model.conditions
+    lm_positions, dit_positions = count_positions(
+        config, num_frames, conditions.max_lyric_tokens, conditions.prompt_frames
+    )
+    num_rendered = count_rendered(num_frames // config.block_frames, config.dropout.blocks)
+    last = f"dit.layers.{config.dit_layers - 1}."
+    kept = 0
+    for name, layer in find_matrices(describe_model(run)).items():
+        is_kept = isinstance(layer, LowRankLinear) and name.endswith(endings[run.trainer.checkpoint_activations])
+        if not is_kept or name == "lm.layers.0.attention.qkv":
+            continue
+        positions = lm_positions
+        if name.startswith("dit."):
+            is_short = name.startswith(last) and not name.endswith(".qkv")
+            positions = num_rendered * (config.block_frames if is_short else dit_positions)
+            positions *= 1 + (2 if run.trainer.precision == "bf16" else 4) * name.endswith(".out")
+        kept += layer.in_features * positions
+    return float(kept)
 
 
 def _share_recomputed(config: ModelConfig, recompute: Recompute) -> dict[str, float]:

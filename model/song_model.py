@@ -116,6 +116,7 @@ class SongModel(nn.Module):
     def compile_layers(self) -> None:
         """Compile, at first use, what does not depend on where songs begin and end; results agree up to rounding."""
         self.lm.compile_layers()
+        self.semantic_head.compile_loss()
         self.dit.compile_layers()
 
     def set_latent_statistics(self, mean_C: Tensor, std_C: Tensor) -> None:

@@ -238,7 +238,8 @@ class SongWriter:
     def _put(self, values_Ax: Tensor, place_Ax: Tensor) -> None:
         """Copy a value per song to where steps read it; rows of songs that have ended get zeros."""
         if len(values_Ax) < len(place_Ax):
-            values_Ax = values_Ax.new_zeros(place_Ax.shape).index_copy(0, torch.tensor(self._rows), values_Ax)
+            rows = torch.tensor(self._rows, device=values_Ax.device)
+            values_Ax = values_Ax.new_zeros(place_Ax.shape).index_copy(0, rows, values_Ax)
         place_Ax.copy_(send(values_Ax, self.device))
 
     def keep(self, places: Sequence[int]) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from model.config import ModelConfig
 from model.varlen import suits_kernel
 
-BUCKET = 1024  # positions; half of it is looked at in vain on average, and a song of 150 s crosses four
+BUCKET = 1024  # positions: 5 recordings for a song of 150 s, which looks at 1.18 times what it needs (whole room: 1.70)
 
 CacheKernel = Callable[..., Tensor]
 """As flash_attn.flash_attn_with_kvcache: queries, all keys, all values, new key, new value, where each row ends."""

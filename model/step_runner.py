@@ -1,6 +1,6 @@
 """Steps of writing that are recorded once as CUDA graphs and then launched, each as one.
 
-A token's step is some 500 kernels, and a CPU needs longer to launch them one by one than a GPU to run them.
+A token's step is some thousand kernels, which a CPU needs longer to launch one by one than a GPU to run.
 """
 
 import logging
@@ -84,9 +84,11 @@ class CudaRecorder:
         """
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads may copy and allocate meanwhile, as those of the trainer do.
+            # Other threads may copy and allocate meanwhile, as those of the trainer do. The second line brings the
+            # stream back after a failure, which torch.cuda.graph does not.
             with (
                 torch.cuda.device(self._device),
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),
                 torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
             ):
                 step()

@@ -22,7 +22,7 @@ from model.lora import SongDropout
 from model.noise import Draws, count_rendered, draw
 from model.ranks import Ranks, choose_rank_device, count_local_ranks
 from model.settings import RunConfig
-from model.size import flops_per_step
+from model.size import backward_factors, flops_per_step
 from model.song_batch import SongBatch
 from model.song_model import SongModel
 from model.step_sums import LossSpikeError, NonFiniteLossError, ScaledLoss, count_targets, name_songs, sum_tables
@@ -97,6 +97,7 @@ class Trainer:
         self.model = model
         max_blocks = config.data.max_crop_frames // config.model.block_frames
         loss = ScaledLoss(model, config.trainer.flow_weight, math.ceil(max_blocks / NUM_PLACES))
+        self._backward = backward_factors(model)
         self._engine = Engine(model, loss, config, ranks)
         self._own_names = own_names
         self._dropout = SongDropout(model)
@@ -248,4 +249,4 @@ class Trainer:
         num_lyrics = songs.num_lyrics_B.masked_fill(draws.drop_conditions_B, 0)
         num_prompt_frames = songs.num_prompt_frames_B.masked_fill(draws.drop_conditions_B | draws.drop_prompt_B, 0)
         counts = (count.tolist() for count in (songs.num_frames_B, num_lyrics, num_prompt_frames))
-        return flops_per_step(self.config.model, *counts)["total"]
+        return flops_per_step(self.config.model, *counts, backward=self._backward)["total"]

@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from model import checkpoint
-from model.batches import Batches, MicroBatch, Prefetcher, RankBatch
+from model.batches import Prefetcher
+from model.examples import MicroBatch, RankBatch
 from model.finetune import choose_trained
 from model.hardware import DTYPES, describe_device, peak_flops
 from model.lora import merge_adapters
@@ -23,7 +24,9 @@ from model.peers import Whereabouts
 from model.profiling import StepProfiler
 from model.progress import Progress
 from model.ranks import Ranks, count_local_ranks
-from model.run_start import build_trainer, find_checkpoint, refuse_other_data
+from model.run_data import SongSource, open_data
+from model.run_folder import check_run_folder
+from model.run_start import build_trainer, find_checkpoint
 from model.samples import write_samples
 from model.saver import CheckpointSaver
 from model.settings import RunConfig
@@ -32,10 +35,7 @@ from model.song_model import SongModel
 from model.step_sums import BadStepError, NonFiniteLossError
 from model.trainer import EMA
 from model.varlen import describe_attention
-from shards.index import read_index
-from shards.reader import ShardReader
 from shards.schema import ShardError
-from shards.storage import parse_root
 
 LOSSES_KEPT = 100  # in a checkpoint; a spike is one beside their median
 MIN_LOSSES = 20  # before them nothing is called a spike
@@ -101,7 +101,8 @@ class TrainingRun:
         Raises:
             ShardError, BatchError: the dataset is missing, damaged or without songs of use.
             ConfigError: dataset and model differ in codes or channels.
-            CheckpointError: the run folder holds another model, none that is whole, or one although `resume` is False.
+            CheckpointError: some rank does not see the run folder, or it holds another model, no checkpoint that is
+                whole, or one although `resume` is False.
         """
         self.config = config
         self.last_step = min(config.schedule.num_steps, max_steps or config.schedule.num_steps)
@@ -111,20 +112,14 @@ class TrainingRun:
         self._saver: CheckpointSaver | None = None
         self._is_asked_to_leave = is_asked_to_leave
         self._where = whereabouts or Whereabouts()
-        root = parse_root(config.data.root)
-        index, reader = read_index(root), ShardReader(root)
-        self._info = reader.info
-        refuse_other_data(reader.info, config, root)
-        self._train = Batches(index, reader, config, "train")
-        held_out = index.select("val")
-        self._languages = {row.key: row.language for row in held_out}
-        has_validation = config.trainer.val_every and config.data.val_songs and len(held_out)
-        validation = Batches(index, reader, config, "val") if has_validation else None
+        data = open_data(config)
+        self._info, self._train, self._languages = data.info, data.train, data.languages
         self.ranks = join()
         self._validation: RankBatch | None = None
-        if validation is not None:
-            self._validation = validation.validation_batch(self.ranks.rank, self.ranks.world_size)
-        self._samples = self._pick_samples(validation)
+        if data.validation is not None:
+            self._validation = data.validation.validation_batch(self.ranks.rank, self.ranks.world_size)
+        self._samples = self._pick_samples(data.validation)
+        check_run_folder(self.folder, self.ranks, is_shared=config.checkpoint.shared)
         self._checkpoint = find_checkpoint(self.folder, self.ranks, resume=resume)
         self._state, self._trainer = build_trainer(config, self._info, self.ranks, self._checkpoint)
         self._trainer.on_progress = self._where.touch
@@ -315,7 +310,7 @@ class TrainingRun:
         if self._progress is not None:
             self._progress.add_validation(step, losses, averaged)
 
-    def _pick_samples(self, validation: Batches | None) -> MicroBatch | None:
+    def _pick_samples(self, validation: SongSource | None) -> MicroBatch | None:
         """Return the songs whose lyrics and prompts are sung again and again: held-out ones where there are any."""
         if not self.config.report.samples_every or not self.ranks.is_main:
             return None
@@ -354,9 +349,9 @@ class TrainingRun:
         trainer = self.config.trainer
         logger.info("%s", yaml.safe_dump(self.config.to_dict(), sort_keys=False).rstrip())
         logger.info(
-            "%d songs of %s (%d too short), %d a step on %d ranks in micro-batches of %s, %s, ZeRO %d by %s, "
+            "%s of %s, %d a step on %d ranks in micro-batches of %s, %s, ZeRO %d by %s, "
             "steps %d to %d",
-            self._train.num_songs, self.config.data.root, self._train.num_too_short, trainer.batch_size,
+            self._train.describe(), self.config.data.root, trainer.batch_size,
             self.ranks.world_size, trainer.describe_micro_batches(), trainer.precision, trainer.zero_stage,
             self._trainer.optimizer_name, first_step, self.last_step,
         )  # fmt: skip
@@ -367,7 +362,7 @@ class TrainingRun:
     def _describe_hardware(self) -> None:
         """Name what rank 0 computes on and with, and what of it is slower than it could be."""
         trainer, device = self.config.trainer, self.ranks.device
-        compiled = "compiled" if trainer.compile_layers else "not compiled"
+        compiled = "compiled" if self.config.compiles_layers(device.type) else "not compiled"
         logger.info("rank 0 computes on %s; layers are %s", describe_device(device), compiled)
         logger.info("%s", describe_attention(device, DTYPES[trainer.precision]))
         if trainer.zero_stage == 3 and trainer.checkpoint_activations == "cheap":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,18 +12,22 @@ from pipeline.adopt_transcript import adopt_transcript
 from pipeline.aligner import Aligners
 from pipeline.encoded_song import EncodedSong
 from pipeline.find_sung import find_sung
+from pipeline.given_times import expect_lines, fit_lines
 from pipeline.locate_lines import Candidate, estimate_times, explain_runs, locate_expected, locate_lines
-from pipeline.lyrics import LyricLine, parse_lyrics, split_words
+from pipeline.lyrics import LyricLine, ParsedLyrics, parse_lyrics, split_words
+from pipeline.lyrics_source import read_source
 from pipeline.match_repetitions import match_repetitions
 from pipeline.match_words import alignment_score, similarities, sound_key
 from pipeline.place_words import place_words
 from pipeline.repair_line import repair_line
+from pipeline.search_expected import name_repetitions, settle_expected
 from pipeline.song import Drop, DroppedLine, Line, Song, Word
 from pipeline.stage import Stage
 from pipeline.sung_audio import SungAudio
 from pipeline.whisper import LanguageError, Whisper, load_whisper
 
 MIN_FINAL_SUPPORT = 0.0  # below it silence explains a line better than the audio does where it ended up
+MIN_ORDER_EVIDENCE = 0.1  # more than lines in the order of their times have
 NUM_SHUFFLES = 10  # enough to know their mean to a hundredth
 
 
@@ -31,14 +36,15 @@ class AlignLyrics(Stage):
 
     Reads:  song.lyrics_text, song.speech, song.voice, song.voice_probability, song.transcript, song.language,
             song.encoded (not if the verifier is another model than the recogniser)
-    Adds:   song.header_labels, song.lines, song.words, song.dropped; metrics evidence (see `measure_evidence`),
+    Adds:   song.header_labels, song.lines, song.words, song.dropped, song.lyrics_offset_s, song.lyrics_drift;
+            metrics evidence (see `measure_evidence`),
             coverage (share of what was heard that the given lines explain), cer (character error rate of kept lines
             against what was heard), mean_score (of the words), given_found (share of the given words that were heard)
     Drops:  "no_lyrics", "lyrics_mismatch", "low_coverage", "language" if the verifier does not know it
     """
 
     name: ClassVar[str] = "align_lyrics"
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class Config:
@@ -71,11 +77,10 @@ class AlignLyrics(Stage):
         """Align and check one song; see the class."""
         assert song.transcript is not None
         assert song.voice is not None
-        parsed = parse_lyrics(song.lyrics_text, title=song.title, artist=song.artist, language=song.language)
+        parsed = read_given(song)
         song.dropped = [*parsed.dropped, *_drop_adlibs(parsed.lines)]
         song.header_labels = [header.label for header in parsed.headers]
-        candidates = [_candidate(line, song.language) for line in parsed.lines]
-        candidates = [c for c in candidates if c.words]
+        candidates = [c for c in _make_candidates(parsed.lines, song.language) if c.words]
         if not candidates and self.config.lyrics_from_asr:
             return adopt_transcript(song)
         if not candidates:
@@ -95,16 +100,20 @@ class AlignLyrics(Stage):
             return _leave(song, candidates, drop)
         estimate_times(lines, heard)
         lines = match_repetitions(candidates, lines, audio)
-        lines = find_sung(candidates, lines, heard, audio)
+        expected = expect_lines(candidates, lines)
+        lines = name_repetitions(candidates, lines, expected)
+        lines = find_sung(candidates, lines, heard, audio, expected)
         for line in lines:
             repair_line(line, heard, audio)
         place_words(lines, audio)
+        settle_expected(candidates, lines, audio)
         lines = [line for line in lines if line.support >= MIN_FINAL_SUPPORT]
         if not lines:
             reason = "no given line is borne out by the audio where it was expected"
             return _leave(song, candidates, Drop("low_coverage", reason))
         _fill_song(song, lines, [c for c in candidates if c not in lines])
         song.metrics["mean_score"] = float(np.mean([w.score for w in song.words]))
+        _compare_times(song, candidates, lines)
         return song
 
     def _encoded(self, song: Song) -> EncodedSong:
@@ -143,9 +152,68 @@ def _drop_adlibs(lines: Sequence[LyricLine]) -> list[DroppedLine]:
     return [DroppedLine(adlib, "adlib", line.line_number) for line in given for adlib in line.adlibs]
 
 
+def _make_candidates(lines: Sequence[LyricLine], language: str) -> list[Candidate]:
+    """Return what is to be found; of lines with one time the first keeps it, since the others are sung after it."""
+    candidates = [_candidate(line, language) for line in lines]
+    for before, line, candidate in zip(lines, lines[1:], candidates[1:], strict=False):
+        if before.time_s == line.time_s:
+            candidate.given_s = candidate.given_end_s = None
+    return candidates
+
+
 def _candidate(line: LyricLine, language: str) -> Candidate:
-    words = split_words(line.text, language)
-    return Candidate(words, line.text, line.section, line.section_index, line_number=line.line_number)
+    end_s = line.end_s if line.end_s is not None and line.time_s is not None and line.end_s > line.time_s else None
+    return Candidate(
+        split_words(line.text, language),
+        line.text,
+        line.section,
+        line.section_index,
+        line_number=line.line_number,
+        given_s=line.time_s,
+        given_end_s=end_s,
+    )
+
+
+def read_given(song: Song) -> ParsedLyrics:
+    """Return the given lyrics, in the order of their times, unless what was heard denies that order.
+
+    Lines are stamped out of order where they are sung several times. Where the stamps are nonsense, the file's own
+    order agrees better with what was heard: then they are read without.
+    """
+    assert song.transcript is not None
+    parse = partial(parse_lyrics, title=song.title, artist=song.artist, language=song.language)
+    parsed = parse(song.lyrics_text)
+    numbers = [line.line_number for line in parsed.lines if line.time_s is not None]
+    if parsed.format_name != "lrc" or numbers == sorted(numbers):
+        return parsed
+    unstamped = read_source(song.lyrics_text).lines
+    text = [""] * max(line.line_number for line in unstamped)
+    for line in unstamped:
+        text[line.line_number - 1] = line.raw if line.reason else line.text
+    as_written = parse("\n".join(text))
+    by_time, by_line = (
+        measure_evidence([_candidate(line, song.language) for line in each.lines], song.transcript.words)
+        for each in (parsed, as_written)
+    )
+    if by_line <= by_time + MIN_ORDER_EVIDENCE:
+        return parsed
+    song.warnings.append(
+        "lyrics: the order of their times is not the one in which they are sung; they are read without"
+    )
+    return as_written
+
+
+def _compare_times(song: Song, candidates: Sequence[Candidate], lines: Sequence[Candidate]) -> None:
+    """Write down how far the file's times were from those that were found, and say so where they are no use."""
+    if all(line.given_s is None for line in candidates):
+        return
+    fit = fit_lines(lines)
+    song.metrics["lyrics_times_fit"] = fit.num_fitting / fit.num_lines if fit else 0.0
+    if fit is not None and fit.is_trusted:
+        song.lyrics_offset_s, song.lyrics_drift = fit.offset_s, fit.drift
+        return
+    found = f"{fit.num_fitting} of {fit.num_lines} lines agree on an offset" if fit else "too few lines have one"
+    song.warnings.append(f"lyrics: their times are of no use: {found}")
 
 
 def measure_evidence(candidates: Sequence[Candidate], heard: Sequence[Word]) -> float:

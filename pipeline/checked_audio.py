@@ -59,7 +59,7 @@ def check_file(out: Path, path: Path, sha256: str, stage: CheckAudio) -> Checked
     kept = out / CHECKED / sha256[:2] / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
         return CheckedAudio(**json.loads(kept.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none yet, or not what this version writes
+    except (OSError, ValueError, TypeError, RecursionError):  # none yet, or not what this version writes
         checked = _check(path, stage)
     try:
         write_text(kept, json.dumps(asdict(checked)))

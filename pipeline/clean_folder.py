@@ -21,6 +21,7 @@ RECORDS = ".records"  # one JSON file per finished song: what resume looks at
 LOCK = f"{RECORDS}/lock"  # marks a folder that cleaning has written; held while a run writes to it
 TIMED_TEXT_SUFFIXES = (".lrc", ".TextGrid")
 MAX_STEM_BYTES = 180
+FAR_OFF_S, FAR_DRIFT = 0.5, 0.005  # of the times in a lyrics file, from those found: a listener notices
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
 
 _SPAN = [("start_s", pa.float64()), ("end_s", pa.float64())]
@@ -76,6 +77,8 @@ SONGS_SCHEMA = pa.schema(
         ),
         ("sections", pa.list_(pa.struct([("label", pa.string()), *_SPAN]))),
         ("songbloom_lyrics", pa.string()),
+        ("lyrics_offset_s", pa.float64()),
+        ("lyrics_drift", pa.float64()),
         (
             "metrics",
             pa.struct(
@@ -86,6 +89,7 @@ SONGS_SCHEMA = pa.schema(
                         "sound_evidence",
                         "coverage",
                         "given_found",
+                        "lyrics_times_fit",
                         "cer",
                         "mean_score",
                         "mean_logprob",
@@ -166,6 +170,8 @@ def song_row(song: Song, drop: Drop | None, fingerprint: str) -> dict[str, Any]:
         "dropped": [asdict(line) for line in song.dropped],
         "sections": [_rounded(section, ("label", "start_s", "end_s")) for section in song.sections],
         "songbloom_lyrics": song.songbloom_lyrics,
+        "lyrics_offset_s": None if song.lyrics_offset_s is None else round(song.lyrics_offset_s, 3),
+        "lyrics_drift": None if song.lyrics_drift is None else round(song.lyrics_drift, 5),
         "metrics": {name: None if value is None else round(float(value), 5) for name, value in metrics.items()},
         "warnings": song.warnings,
         "fingerprint": fingerprint,
@@ -180,6 +186,22 @@ def _line_row(line: Line) -> dict[str, Any]:
 def _rounded(record: Line | Word | Section, names: tuple[str, ...]) -> dict[str, Any]:
     values = {name: getattr(record, name) for name in names}
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def count_times(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Return how many of the kept songs have times in their lyrics files, and how right these are.
+
+    `of_no_use`: no offset and no drift fits them. `off`, `drifting`: by FAR_OFF_S, by FAR_DRIFT, and more.
+    """
+    kept = [row for row in rows if row["verdict"] == "keep"]
+    fitting = [row for row in kept if row["metrics"]["lyrics_times_fit"] is not None]
+    trusted = [row for row in fitting if row["lyrics_offset_s"] is not None]
+    return {
+        "songs": len(fitting),
+        "of_no_use": len(fitting) - len(trusted),
+        "off": sum(abs(row["lyrics_offset_s"]) >= FAR_OFF_S for row in trusted),
+        "drifting": sum(abs(row["lyrics_drift"] or 0.0) >= FAR_DRIFT for row in trusted),
+    }
 
 
 def record_path(out: Path, song_id: str) -> Path:
@@ -197,7 +219,7 @@ def read_record(out: Path, song_id: str) -> dict[str, Any] | None:
     """Return the record of a finished song, or None; a file that is no record counts as none."""
     try:
         record = json.loads(record_path(out, song_id).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and "fingerprint" in record else None
 

@@ -1,6 +1,7 @@
 """Which lines are sung: given ones that the audio bears out, also out of place or again, and lines not given."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from pipeline.locate_lines import (
 from pipeline.match_words import sound_key
 from pipeline.misplaced_lines import move_misplaced
 from pipeline.place_words import place_words, support_alone, widened
+from pipeline.search_expected import drop_unexpected, is_near, move_expected, search_expected
 from pipeline.search_lines import MIN_SUPPORT, search_free, search_missing
 from pipeline.song import Word
 from pipeline.sung_audio import SungAudio
@@ -26,10 +28,15 @@ MIN_PLACED_SUPPORT = 0.5  # of a line that was heard or found already, in its fi
 # Of two equal lines in a row, the lesser of both alone in their places: sung once 0.9 at most, sung twice 2.3 and more.
 MIN_REPEATED_SUPPORT = 1.5
 NUM_LIKELIEST = 3
+NOT_EXPECTED: Mapping[int, Span] = MappingProxyType({})  # a file without times
 
 
 def find_sung(
-    candidates: Sequence[Candidate], found: list[Candidate], heard: Sequence[Word], audio: SungAudio
+    candidates: Sequence[Candidate],
+    found: list[Candidate],
+    heard: Sequence[Word],
+    audio: SungAudio,
+    expected: Mapping[int, Span] = NOT_EXPECTED,
 ) -> list[Candidate]:
     """Return the lines that are sung in their order, placed, with the evidence for each.
 
@@ -38,22 +45,27 @@ def find_sung(
         found: those of them (and copies of them) that were heard, with estimated times.
         heard: the transcript.
         audio: the song.
+        expected: where lines are expected by the times of the lyrics file, see `given_times.expect_lines`.
     """
     lines, sung = found, None
     in_vain: list[Span] = []
     for _ in range(MAX_SEARCHES):
+        if expected:
+            lines = _in_order([*lines, *search_expected(candidates, lines, expected, audio)])
         lines = _in_order([*lines, *search_missing(candidates, lines, audio)])
         lines = _in_order([*lines, *search_free(candidates, lines, audio, in_vain)])
+        lines = drop_unexpected(candidates, lines, expected)
         recovered = recover_lines(lines, heard)
         estimate_times(recovered, heard)
         recovered = [_known_line(line, candidates, audio) for line in recovered]
         recovered = [line for line in recovered if line.source == "lyrics" or is_clear(line, heard)]
         every = _prefer_given(_in_order([*lines, *recovered]), candidates)
+        every = drop_unexpected(candidates, every, expected)
         if sung is not None and _identify(every) == _identify(sung):
             break
         place_words(every, audio)
-        sung = _borne_out(every)
-        if move_misplaced(sung, audio):
+        sung = _borne_out(every, expected)
+        if move_misplaced(sung, audio) | move_expected(sung, expected, audio):
             place_words(sung, audio)
         lines = [line for line in sung if line.source == "lyrics"]
     assert sung is not None
@@ -85,12 +97,17 @@ def _prefer_given(lines: Sequence[Candidate], candidates: Sequence[Candidate]) -
     return preferred
 
 
-def _borne_out(lines: Sequence[Candidate]) -> list[Candidate]:
-    """Return the lines that the audio bears out; of two equal ones in a row, the weaker needs more."""
+def _borne_out(lines: Sequence[Candidate], expected: Mapping[int, Span]) -> list[Candidate]:
+    """Return the lines that the audio bears out; of two equal ones in a row, the weaker needs more.
+
+    Less where each is where the file's times have it: these say that the line is sung twice.
+    """
     least = {id(line): MIN_PLACED_SUPPORT for line in lines}
     for before, line in zip(lines, lines[1:], strict=False):
         if before.words == line.words:
-            least[id(min(before, line, key=lambda each: each.support))] = MIN_REPEATED_SUPPORT
+            is_said = is_near(before, expected) and is_near(line, expected)
+            weaker = min(before, line, key=lambda each: each.support)
+            least[id(weaker)] = MIN_SUPPORT if is_said else MIN_REPEATED_SUPPORT
     return [line for line in lines if line.support >= least[id(line)]]
 
 

@@ -50,6 +50,8 @@ class Candidate:
     timed: list[TimedWord] = field(default_factory=list)
     support: float = 0.0  # nats per token, see EncodedSong.measure_support: in its place, else the highest found
     line_number: int | None = None  # in the lyrics as given
+    given_s: float | None = None  # as the file has it: evidence, not to be trusted before `given_times` has looked
+    given_end_s: float | None = None
     window: list["Candidate"] = field(default_factory=list, repr=False)  # the lines it was last placed with, itself too
 
     @property

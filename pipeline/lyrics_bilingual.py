@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from statistics import fmean
 from typing import Literal
 
@@ -25,6 +26,7 @@ MIN_PAIRED_SHARE = 0.5  # of the stamps: credits and interjections are not trans
 MIN_SURE_SHARE = 0.8  # of the stamps with several lines, for the others to be read like them
 MIN_ALTERNATING_PAIRS = 6  # without stamps the order alone speaks
 MIN_ALTERNATING_SHARE = 0.9
+MIN_BLOCK_LINES = 12  # of one stanza, for the next in another script to be taken for its translation
 MIN_SLASHED_SHARE = 0.8  # of the lines with a slash that have the commonest order of scripts
 MIN_BRACKETED_SHARE = 0.8  # of all lines: in parentheses stand ad-libs, too, and many songs shout in English
 MAX_STAMP_GAP_S = 0.05  # stamps of one line; sung lines are ten times as far apart
@@ -140,7 +142,7 @@ def find_translations(
     groups = [[i for i in group if i not in pinyin] for group in _group_by_stamp(tokens, lyrics, scripts)]
     if not groups:
         rest = [index for index in lyrics if index not in pinyin]
-        groups = _group_alternating(tokens, rest, scripts)
+        groups = _group_alternating(tokens, rest, scripts) or _group_blocks(tokens, rest, scripts)
     if groups:
         return found | _judge_scripts(tokens, groups, scripts, language, names)
     return found | _judge_columns(tokens, lyrics, scripts, language)
@@ -200,6 +202,35 @@ def _group_alternating(tokens: Sequence[Token], lyrics: Sequence[int], scripts: 
         num_different = len({tuple(tokens[index].text for index in group) for group in groups})  # a hook repeats, too
         if num_different >= MIN_ALTERNATING_PAIRS:
             return [list(group) for group in groups]
+    return []
+
+
+def _group_blocks(tokens: Sequence[Token], lyrics: Sequence[int], scripts: dict[int, str]) -> list[list[int]]:
+    """Lines of the same place in blocks without stamps that follow each other, of equal stanzas and different scripts.
+
+    A song may change its language once; so equal stanzas are asked for, several of them, many lines, or a bar between.
+    """
+    if any(tokens[index].times_s for index in lyrics):
+        return []
+    for num_blocks in (2, 3):
+        size, rest = divmod(len(lyrics), num_blocks)
+        if rest or size < MIN_ALTERNATING_PAIRS:
+            continue
+        blocks = [lyrics[size * k : size * (k + 1)] for k in range(num_blocks)]
+        counts = [Counter(scripts[index].replace("kana", "han") for index in block) for block in blocks]
+        common = [count.most_common(1)[0] for count in counts]
+        stanzas = [list(Counter(tokens[index].stanza for index in block).values()) for block in blocks]
+        breaks = [(one[-1], other[0]) for one, other in pairwise(blocks)]
+        has_bars = all(any(tokens[k].raw.strip() for k in range(last + 1, first)) for last, first in breaks)
+        if (
+            len({script for script, _ in common}) > 1
+            and all(script and count >= MIN_ALTERNATING_SHARE * size for script, count in common)
+            and common[0][0] != common[1][0]
+            and all(sizes == stanzas[0] for sizes in stanzas)
+            and all(tokens[last].stanza != tokens[first].stanza for last, first in breaks)
+            and (len(stanzas[0]) > 1 or size >= MIN_BLOCK_LINES or has_bars)
+        ):
+            return [list(group) for group in zip(*blocks, strict=True)]
     return []
 
 

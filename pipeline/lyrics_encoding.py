@@ -14,20 +14,21 @@ from pathlib import Path
 import ftfy
 
 from pipeline.input_file import InputFileError, machine_error, open_regular
-from pipeline.legacy_encodings import MIN_LEAD, read_latin, read_scripts, read_utf16
+from pipeline.legacy_encodings import MIN_LEAD, decode, read_escaped, read_legacy, read_utf16
+from pipeline.lyrics_packed import KRC_MARK, QRC_MARK, unpack_krc
 from pipeline.lyrics_text import KEPT_MARKS, mend_joiners
-from pipeline.text_language import identify_text
 
 MAX_LYRICS_BYTES = 1_000_000  # the longest songs have about 10 kB of lyrics
 MAX_CONTROL_SHARE = 0.02  # more control characters than this is no text; random bytes read as Latin-1 have 0.2
 MAX_STRAY_CONTROLS = 8  # in a short text a few strays are a large share
 MAX_ACCENT_SHARE = 0.4  # of the letters in Latin-1 text; French and Czech stay under 0.2, misread Cyrillic is near 1
-MIN_COMMON_HAN_SHARE = 0.3  # of the non-ASCII characters in GBK or Big5; traditional text in GBK has about 0.5
-MIN_MISREAD_HAN_SHARE = 0.9  # of such text read again as GBK; right text reaches 1, accented capitals about 0.5
-MIN_MISREAD_LETTERS = 12  # about eight Chinese characters; a few accented capitals can be anything
+MIN_MISREAD_LETTERS = 12  # of text in another script; a few accented capitals can be anything
 MAX_COMBINING_RUN = 4  # stacked accents; Vietnamese needs 2, and longer runs make normalisation slow
 
-_SAMPLE_BYTES = 8_000  # of lines that are not ASCII; a whole song has fewer
+_WESTERN = ("cp1252", "iso8859_15", "mac_roman", "cp850")
+_SAMPLE_BYTES = 1_500  # of lines that are not ASCII; eight lines have 300
+_MAX_SAMPLE_LINE = 4_000
+_ASCII_SAMPLE_BYTES = 1_000  # of others, which tell the language
 _MIN_GOOD_LINES = 2  # of UTF-8 to one that is not; Chinese in GBK has hardly a line that is valid UTF-8 by chance
 _UTF8_LEADS = (0xC2, 0xE0, 0xF0)  # the least first byte of a character that lacks its last byte but 0, 1, 2
 _BYTE_ORDER_MARKS = (  # longer marks first: the UTF-32 one starts with the UTF-16 one
@@ -101,8 +102,8 @@ def decode_lyrics(data: bytes, language: str = "") -> str:
 def read_text(data: bytes, language: str = "") -> LyricsText:
     """Decode lyrics of unknown encoding.
 
-    Tried in this order: byte order mark, UTF-8, UTF-16 without mark, UTF-8 with a few bad bytes, encodings of Japanese,
-    Korean and scripts of 8 bits, GB18030 and Big5, encodings of Latin letters.
+    Tried in this order: byte order mark, UTF-16 without mark, encodings of seven bits, UTF-8, UTF-8 with a few bad
+    bytes, and all encodings of `pipeline.legacy_encodings` at once.
 
     Args:
         data: the file.
@@ -113,11 +114,25 @@ def read_text(data: bytes, language: str = "") -> LyricsText:
     """
     if len(data) > MAX_LYRICS_BYTES:
         raise LyricsError(f"lyrics are over {MAX_LYRICS_BYTES} bytes; no song has that many words")
-    found = _choose(data, language)
+    found = _choose(_unpack(data), language)
     share = _control_share(found.text)
     if share > MAX_CONTROL_SHARE and share * len(found.text) > MAX_STRAY_CONTROLS:
         raise LyricsError("binary data, not text")
     return replace(found, text=clean_text(mend_misread(found.text)))
+
+
+def _unpack(data: bytes) -> bytes:
+    """Return the text of a file that a player packed, any other file as it is."""
+    if data.startswith(QRC_MARK):
+        raise LyricsError("encrypted QRC of QQ Music; export it as LRC from the player")
+    if not data.startswith(KRC_MARK):
+        return data
+    unpacked = unpack_krc(data, MAX_LYRICS_BYTES)
+    if unpacked is None:
+        raise LyricsError("damaged KRC of KuGou; download it again, or export it as LRC from the player")
+    if len(unpacked) > MAX_LYRICS_BYTES:
+        raise LyricsError(f"KRC of KuGou that holds over {MAX_LYRICS_BYTES} bytes; no song has that many words")
+    return unpacked
 
 
 def _choose(data: bytes, language: str) -> LyricsText:
@@ -126,27 +141,21 @@ def _choose(data: bytes, language: str) -> LyricsText:
         if data.startswith(mark):
             return LyricsText(_decode_marked(data, name), name)
     if wide := _guess_utf16(data):
-        if (decoded := _decodes(data, wide)) is not None:
+        if (decoded := decode(data, wide)) is not None:
             return LyricsText(decoded, wide)
-    if reading := read_utf16(data):
-        return LyricsText(reading.text, reading.encoding)
-    if (decoded := _decodes(data, "utf-8")) is not None:
+    if found := read_utf16(data) or read_escaped(data):
+        return LyricsText(found[1], found[0])
+    if (decoded := decode(data, "utf-8")) is not None:
         return LyricsText(decoded, "utf-8")
     if nearly := _read_nearly_utf8(data):
         return nearly
-    sample = _sample(data)
-    readings = [*read_scripts(sample, language)]
-    han = max(("gb18030", "big5hkscs"), key=lambda name: _common_han_share(data, name))
-    if not readings and _common_han_share(data, han) >= MIN_COMMON_HAN_SHARE:
-        return LyricsText(data.decode(han), han)
-    readings = readings or read_latin(sample, language or identify_text(data.decode("latin-1")))
-    whole = [(reading, text) for reading in readings if (text := _decodes(data, reading.encoding)) is not None]
+    readings = read_legacy(_sample(data), language)
+    whole = [(reading, text) for reading in readings if (text := decode(data, reading.encoding)) is not None]
     if not whole:
         name = _check_latin(data)
         return LyricsText(data.decode(name), name, (f"lyrics_encoding: read as {name}, which is a guess",))
     best, text = whole[0]
-    _check_accents(text, best.encoding)
-    equal = [reading.encoding for reading, other in whole if other != text and reading.score > best.score - MIN_LEAD]
+    equal = [found.encoding for found, other in whole if other != text and found.cost < best.cost + MIN_LEAD]
     warnings = (f"lyrics_encoding: read as {best.encoding}, {' or '.join(equal)} is as likely",) if equal else ()
     return LyricsText(text, best.encoding, warnings)
 
@@ -161,13 +170,15 @@ def _decode_marked(data: bytes, encoding: str) -> str:
 
 
 def _sample(data: bytes) -> bytes:
-    """Return as much of a text as tells its encoding: whole lines with something beyond ASCII in them."""
-    lines, size = [], 0
+    """Return as much of a text as tells its encoding: whole lines, more of those with something beyond ASCII."""
+    lines: list[bytes] = []
+    room = [_SAMPLE_BYTES, _ASCII_SAMPLE_BYTES]
     for line in data.splitlines(keepends=True):
-        if not line.isascii():
-            lines.append(line)
-            size += len(line)
-        if size > _SAMPLE_BYTES:
+        is_ascii = line.isascii()
+        if room[is_ascii] > 0:
+            lines.append(line[:_MAX_SAMPLE_LINE])
+            room[is_ascii] -= len(line)
+        if room[0] <= 0:
             break
     return b"".join(lines)
 
@@ -175,7 +186,7 @@ def _sample(data: bytes) -> bytes:
 def _read_nearly_utf8(data: bytes) -> LyricsText | None:
     """Return a text that is UTF-8 but for a cut last character, or for single lines in Latin-1; None for others."""
     lines = data.split(b"\n")
-    texts = [_decodes(line, "utf-8") for line in lines]
+    texts = [decode(line, "utf-8") for line in lines]
     num_good = sum(text is not None and not text.isascii() for text in texts)
     bad = [number for number, text in enumerate(texts) if text is None]
     if bad == [len(lines) - 1] and (kept := _without_cut_character(lines[-1])) is not None:
@@ -194,7 +205,7 @@ def _read_nearly_utf8(data: bytes) -> LyricsText | None:
 def _without_cut_character(line: bytes) -> str | None:
     """Return a line of UTF-8 without the beginning of a character at its end; None if it is none, or plain ASCII."""
     for size in (1, 2, 3):
-        text = _decodes(line[:-size], "utf-8")
+        text = decode(line[:-size], "utf-8")
         if text is not None:
             is_start = line[-size] >= _UTF8_LEADS[size - 1]
             return text if is_start and not text.isascii() else None
@@ -202,21 +213,26 @@ def _without_cut_character(line: bytes) -> str | None:
 
 
 def mend_misread(text: str) -> str:
-    """Undo a wrong decoding that was saved: UTF-8 or GBK that somebody read as Windows-1252 ("donâ€™t", "ÎÒÃÇ")."""
+    """Undo a wrong decoding that was saved: UTF-8 or another encoding read as Windows-1252 ("donâ€™t", "ïðèâåò")."""
     if text.isascii():
         return text
-    accented = sum(text.count(char) for char in set(text) if "\xc0" <= char <= "\xff" and char.isalpha())
-    num_letters = sum(map(str.isalpha, text)) if accented >= MIN_MISREAD_LETTERS else 0
-    if accented >= MIN_MISREAD_LETTERS and accented > MAX_ACCENT_SHARE * num_letters:
-        data = _decodes_to_bytes(text)
-        if data is not None and _common_han_share(data, "gb18030") >= MIN_MISREAD_HAN_SHARE:
-            return data.decode("gb18030")
+    high = sum(text.count(char) for char in set(text) if "\xa1" <= char <= "\xff")
+    num_letters = sum(char.isalpha() or char > "\xa0" for char in text) if high >= MIN_MISREAD_LETTERS else 0
+    if high >= MIN_MISREAD_LETTERS and high > MAX_ACCENT_SHARE * num_letters:
+        data = _to_bytes(text)
+        is_utf8 = data is not None and decode(data, "utf-8") is not None  # below
+        readings = read_legacy(_sample(data)) if data is not None and not is_utf8 else []
+        mended = decode(data, readings[0].encoding) if data is not None and readings else None
+        if mended is not None and not readings[0].encoding.startswith(_WESTERN):
+            return mended
+    if not _MAYBE_MISREAD.search(text):
+        return text
     lines = text.split("\n")
-    mended = {line: ftfy.fix_encoding(line) for line in {*lines} if _MAYBE_MISREAD.search(line)}
-    return "\n".join(mended.get(line, line) for line in lines)
+    mended_lines = {line: ftfy.fix_encoding(line) for line in {*lines} if _MAYBE_MISREAD.search(line)}
+    return "\n".join(mended_lines.get(line, line) for line in lines)
 
 
-def _decodes_to_bytes(text: str) -> bytes | None:
+def _to_bytes(text: str) -> bytes | None:
     """Return the bytes that a Western codec shows as `text`, or None if there are none."""
     try:
         return b"".join(char.encode("latin-1" if char < "\u0100" else "cp1252") for char in text)
@@ -271,58 +287,20 @@ def _guess_utf16(data: bytes) -> str | None:
     return None
 
 
-def _common_han_share(data: bytes, encoding: str) -> float:
-    """Share of common Chinese characters and punctuation among the non-ASCII characters; 0 if `data` does not decode.
-
-    Accented Latin letters followed by ASCII also form valid pairs, but nearly all of them outside the common planes.
-    """
-    text = _decodes(data, encoding)
-    chars = [char for char in text or "" if char > "\x7f"]
-    if not chars:
-        return 0.0
-    pairs = [_code(char, encoding) for char in chars]
-    if encoding == "gb18030":  # GB 2312: symbols, level 1 and level 2 characters, both bytes high
-        common = sum(len(pair) == 2 and pair[0] <= 0xF7 and pair[1] >= 0xA1 and pair[0] >= 0xA1 for pair in pairs)
-    else:  # Big5: symbols and level 1 characters
-        common = sum(len(pair) == 2 and 0xA1 <= pair[0] <= 0xC6 for pair in pairs)
-        common = 0 if common < 0.9 * len(pairs) else common  # level 2 is rare in Big5 text, frequent in misread text
-    return common / len(pairs)
-
-
-def _code(char: str, encoding: str) -> bytes:
-    """Return a character's bytes; none for an accent that Big5-HKSCS has only together with its letter."""
-    try:
-        return char.encode(encoding)
-    except UnicodeEncodeError:
-        return b""
-
-
 def _check_latin(data: bytes) -> str:
     """Return the Western codec for `data` if its letters look Western."""
-    name = "cp1252" if _decodes(data, "cp1252") is not None else "latin-1"
+    name = "cp1252" if decode(data, "cp1252") is not None else "latin-1"
     text = data.decode(name)
     share = _control_share(text)
     if share > MAX_CONTROL_SHARE and share * len(text) > MAX_STRAY_CONTROLS:
         raise LyricsError("binary data, not text")
-    _check_accents(text, "cp1252")
-    return name
-
-
-def _check_accents(text: str, encoding: str) -> None:
-    """Raise LyricsError for what has more accents than any language in Latin letters."""
     letters = [char for char in text if char.isalpha()]
     accented = sum("\x7f" < char < "\u0250" for char in letters)
     if not letters or accented > MAX_ACCENT_SHARE * len(letters):
         raise LyricsError("unknown text encoding; save the file as UTF-8")
+    return name
 
 
 def _control_share(text: str) -> float:
     strange = [char for char in set(text) if _category(char) in ("Cc", "Cs", "Cn") and char not in "\n\r\t\f\v\x85"]
     return sum(map(text.count, strange)) / max(len(text), 1)
-
-
-def _decodes(data: bytes, encoding: str) -> str | None:
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        return None

@@ -71,6 +71,8 @@ def is_plain(text: str) -> bool:
     if first in _CHORDS and (len(words) == 1 or words[1] in _CHORDS):
         return False
     compact = "".join(words)
+    if is_ascii and first not in ORDER_WORDS and last not in NUMBER_WORDS:  # nearly all lines
+        return compact not in BARE_NAMES and not compact.endswith(_ENDS) and not first.startswith("translation")
     if not is_ascii:
         if _OTHER_LETTER.search(compact) and _LATIN_LETTER.search(compact):
             return False  # headers in two languages

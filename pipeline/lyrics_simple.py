@@ -5,13 +5,14 @@ same; whatever the short way is not sure of goes the long way.
 """
 
 import re
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.lyrics_bilingual import MAX_STAMP_GAP_S, count_scripts
 from pipeline.lyrics_headers import Header
-from pipeline.lyrics_metadata import find_names, fold_name, is_name_head, may_be_title_line
+from pipeline.lyrics_metadata import find_names, fold_name, is_name_head, is_title_line, may_be_title_line
 from pipeline.lyrics_plain import is_plain, split_aside
 from pipeline.lyrics_repeats import REFERABLE, Token
 from pipeline.lyrics_text import fix_case, has_odd_case, is_chinese, is_same_line, simplify
@@ -25,6 +26,7 @@ MAX_SIMPLE_LINES = 500
 MAX_LINE_CHARS = 300
 FIRST_SUNG_S = 1.0  # what stands earlier may be a title
 
+_ASCII = frozenset(string.ascii_letters)
 _STAMPED = re.compile(r"\[(\d\d):(\d\d\.\d\d\d?)\]([^\[]*)")
 _TAG = re.compile(r"\[(ti|ar|al|by|length):([^\[\]]*)\]")
 _SPECIAL = re.compile(  # marks of other formats, of stamps for words, of escapes
@@ -53,17 +55,25 @@ class FinishLine(Protocol):
 Classify = Callable[[str], tuple[list[Token], DroppedLine | None] | None]
 
 
+def _begin_apart(one: str, other: str) -> bool:
+    """Whether two lines have other first letters, both of them ASCII."""
+    return one != other and one in _ASCII and other in _ASCII and one.lower() != other.lower()
+
+
 class _Reader:
     """The lines of a file while they are read; `add` returns whether a line is simple."""
 
-    def __init__(self, classify: Classify, finish: FinishLine, *, language: str | None, mends_case: bool) -> None:
+    def __init__(
+        self, classify: Classify, finish: FinishLine, *, language: str | None, mends_case: bool, is_ascii: bool
+    ) -> None:
         self.lines: list[LyricLine] = []
         self.headers: list[LyricHeader] = []
         self.dropped: list[DroppedLine] = []
+        self.unsung: list[str] = []  # dropped lines without their stamps
         self.tags: dict[str, str] = {}
         self._classify, self._finish = classify, finish
         self._plains: dict[str, str] = {}  # as sung, empty for those that are not plain
-        self._language, self._mends_case = language, mends_case
+        self._language, self._mends_case, self._is_ascii = language, mends_case, is_ascii
         self._label: str | None = None
         self._is_vocal = True
         self._stanza, self._is_new_stanza = -1, True
@@ -91,7 +101,8 @@ class _Reader:
             text = ""
             if len(words) < MAX_LINE_CHARS and is_plain(words):
                 text = words.rstrip(" ,.")
-                text = text if text.isascii() else text.replace("\u2019", "'")
+                if not self._is_ascii:
+                    text = text.replace("\u2019", "'")
                 text = fix_case(text, self._language) if self._mends_case else text
             self._plains[words] = text
         full_text = text
@@ -108,7 +119,7 @@ class _Reader:
             return False
         before = self._before
         self._stanza += self._is_new_stanza
-        is_copy = before != "" and is_same_line(before, text)
+        is_copy = before != "" and not _begin_apart(before[0], text[0]) and is_same_line(before, text)
         label, index = self._label, len(self.headers) - 1
         self.lines.append(
             LyricLine(
@@ -124,6 +135,7 @@ class _Reader:
         if tag is None:
             return False
         self.dropped.append(DroppedLine(raw, "metadata", number))
+        self.unsung.append(raw)
         self.tags[tag[1]] = tag[2].strip()
         return True
 
@@ -136,9 +148,11 @@ class _Reader:
             return False
         tokens, drop = found
         if drop is not None:
-            if tokens and tokens[0].mark is not None:
-                return False
+            mark = tokens[0].mark if tokens else None
+            if mark is not None and (mark.name is None or self.headers):
+                return False  # it names nothing where no section has a name
             self.dropped.append(DroppedLine(raw.strip(), drop.reason, number))
+            self.unsung.append(drop.text)
             self._is_new_stanza = self._is_new_stanza or bool(tokens)
             return True
         if not tokens:
@@ -202,10 +216,11 @@ def parse_simple(
         keep_traditional: leave traditional Chinese as it is.
         keep_case: leave wrong capitals as they are.
     """
-    if len(text) > MAX_CHARS or text.count("\n") > MAX_SIMPLE_LINES or " by " in text:
+    if len(text) > MAX_CHARS or text.count("\n") > MAX_SIMPLE_LINES:
         return None
     language = stated_language(known.language) or None
-    reader = _Reader(classify, finish, language=language, mends_case=not keep_case and has_odd_case(text))
+    mends_case = not keep_case and has_odd_case(text)
+    reader = _Reader(classify, finish, language=language, mends_case=mends_case, is_ascii=text.isascii())
     for number, raw in enumerate(text.split("\n"), start=1):
         if not reader.add(raw, number):
             return None
@@ -239,9 +254,9 @@ def parse_simple(
 
 
 def _starts_with_words(reader: _Reader, known: Known) -> bool:
-    """Whether the first two lines are none of the names that are known."""
+    """Whether the first two lines are none of the names that are known, and no line says who a title is by."""
     given = {fold_name(name) for name in (known.title, known.artist) if name}
-    names = given.union(*(find_names(line.text) for line in reader.dropped))
+    names = given.union(*map(find_names, reader.unsung))
     names |= {fold_name(value) for key, value in reader.tags.items() if key in ("ti", "ar")}
     for index, line in enumerate(reader.lines[:2]):
         is_early = line.time_s is not None and line.time_s <= FIRST_SUNG_S
@@ -249,4 +264,4 @@ def _starts_with_words(reader: _Reader, known: Known) -> bool:
             return False
         if given and is_name_head(line.full_text, given, is_first=index == 0):
             return False
-    return True
+    return not any(" by " in line.full_text and is_title_line(line.full_text, names) for line in reader.lines)

@@ -3,6 +3,7 @@
 import re
 
 from pipeline.lyrics_cues import read_ass, read_cues, read_sami
+from pipeline.lyrics_frames import read_frames, read_transcript
 from pipeline.lyrics_json import read_json
 from pipeline.lyrics_stamps import SourceText, find_offset, read_stamps
 from pipeline.lyrics_tables import read_table
@@ -26,7 +27,8 @@ def read_source(text: str, depth: int = 0) -> SourceText:
             found = read_xml(text, lambda inner: read_source(inner, depth + 1)) or read_sami(text)
         elif start == "#":
             found = read_ultrastar(text)
-        found = found or read_ass(text) or read_cues(text) or read_table(text)
+        found = found or read_ass(text) or read_cues(text) or read_table(text) or read_frames(text)
+        found = found or read_transcript(text)
         if found is not None:
             return found
     lines = list(read_stamps(text))

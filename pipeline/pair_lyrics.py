@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.audio_file import AUDIO_SUFFIXES
 from pipeline.input_file import InputFileError, open_regular
 from pipeline.language_names import UnknownLanguageError, language_code
+from pipeline.lyrics_packed import QRC_MARK
 
 # In order of preference: times of words, times of lines, none. Beside audio, .json and .tsv are as often a shop's or
 # player's notes as a transcript: they come last, and only under the very name of the audio.
@@ -38,7 +39,6 @@ _NO_LYRICS = frozenset({"readme", "license", "licence", "info", "notes", "requir
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _WORD = re.compile(r"[^\W_]+")
 _MAX_BLANK_BYTES = 256  # a larger file is taken to say something
-_ENCRYPTED = (b"krc1", b"\x98\x25\xb0\xac")  # KRC of KuGou, QRC of QQ Music as their players keep them
 _REMEDY = "or name it in a manifest's lyrics_path"
 
 # What file systems, players and archives leave behind, in lower case.
@@ -235,7 +235,7 @@ def _look_at(path: Path) -> str:
         return f"cannot be opened: {error.strerror}"
     if not stat.S_ISREG(status.st_mode):
         return "not a regular file"
-    may_be_encrypted = path.suffix.lower() in (".krc", ".qrc")
+    may_be_encrypted = path.suffix.lower() == ".qrc"
     if status.st_size > _MAX_BLANK_BYTES and not may_be_encrypted:
         return ""
     try:
@@ -243,6 +243,6 @@ def _look_at(path: Path) -> str:
             data = file.read(_MAX_BLANK_BYTES + 1) or b""
     except (InputFileError, OSError):  # reading the song says so
         return ""
-    if may_be_encrypted and data.startswith(_ENCRYPTED):
+    if may_be_encrypted and data.startswith(QRC_MARK):
         return "encrypted; export it as LRC from the player that it belongs to"
     return "" if data.removeprefix(b"\xef\xbb\xbf").strip(b"\0 \t\r\n\v\f\xff\xfe") else "empty"

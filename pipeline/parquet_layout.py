@@ -82,7 +82,8 @@ def read_page(file: BinaryIO, place: int) -> Page:
                 raise ValueError(f"no page header at byte {place}") from error
             size *= 16
     unpacked, packed = (_get(header, number, _I32, -1) for number in (2, 3))
-    contents = next((_get(header, number, _STRUCT, {}) for number in (5, 7, 8) if number in header), {})
+    details = [_get(header, number, _STRUCT, {}) for number in (5, 7, 8) if number in header]
+    contents: dict[int, tuple[int, Any]] = details[0] if details else {}
     num_values = _get(contents, 1, _I32, 0)
     if unpacked < 0 or packed < 0 or num_values < 0:
         raise ValueError(f"no page header at byte {place}")

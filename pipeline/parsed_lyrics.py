@@ -52,7 +52,7 @@ class ParsedLyrics:
     has_headers: bool
     is_marked_instrumental: bool  # no lines, and the file says so
     format_name: str = "plain"  # "plain", "lrc", "srt", "webvtt", "sbv", "sami", "ass", "ttml", "youtube", "ultrastar",
-    # "audacity", "whisper", "json"
+    # "audacity", "whisper", "json", "microdvd", "mpl2", "transcript"
     offset_s: float = 0.0  # the file's [offset:], taken off every time already
     title: str = ""  # as the file states it
     artist: str = ""

@@ -38,7 +38,7 @@ def search_missing(candidates: Sequence[Candidate], found: Sequence[Candidate], 
         audio: the song.
     """
     heard: list[Candidate] = []
-    for group, low_s, high_s in _gaps(candidates, found, audio):
+    for group, low_s, high_s in find_gaps(candidates, found, audio):
         heard += _search(group, _windows(low_s, high_s, WINDOW_S, audio), audio, [], is_expected=True)
     return heard
 
@@ -100,7 +100,7 @@ def _search(
         for line, index in zip(group, chosen, strict=True)
         if index >= 0
     ]
-    _time_lines(placed, audio)
+    time_lines(placed, audio)
     return [line for line, _ in placed]
 
 
@@ -108,7 +108,7 @@ def _unlike_rounds(texts: Sequence[Words]) -> list[list[Words]]:
     """Return different texts in rounds, to be asked one after the other, none of which holds two alike."""
     rounds: list[list[Words]] = []
     for text in texts:
-        fitting = next((r for r in rounds if not any(_are_alike(text, other) for other in r)), None)
+        fitting = next((r for r in rounds if not any(are_alike(text, other) for other in r)), None)
         if fitting is None:
             rounds.append(fitting := [])
         fitting.append(text)
@@ -120,15 +120,16 @@ def _alike_names(texts: tuple[Words, ...]) -> list[Words]:
     """Return for each text the first one that it is like: any of them explains the singing of another."""
     names: list[Words] = []
     for text in texts:
-        names.append(next((name for name in names if _are_alike(text, name)), text))
+        names.append(next((name for name in names if are_alike(text, name)), text))
     return names
 
 
-def _are_alike(one: Words, other: Words) -> bool:
+def are_alike(one: Words, other: Words) -> bool:
+    """Whether two lines share so many words that either explains the singing of the other."""
     return len(set(one) & set(other)) >= ALIKE_SHARE * min(len(set(one)), len(set(other)))
 
 
-def _gaps(
+def find_gaps(
     candidates: Sequence[Candidate], found: Sequence[Candidate], audio: SungAudio
 ) -> list[tuple[list[Candidate], float, float]]:
     """Return runs of lines without a place, each with the free time between its neighbours."""
@@ -183,7 +184,7 @@ def _is_known(window: Span, spans: Sequence[Span]) -> bool:
     )
 
 
-def _time_lines(heard: Sequence[tuple[Candidate, Span]], audio: SungAudio) -> None:
+def time_lines(heard: Sequence[tuple[Candidate, Span]], audio: SungAudio) -> None:
     """Give lines with their windows times, in their order: neighbours together, none far beyond its own window."""
     rest = list(heard)
     before_s = 0.0

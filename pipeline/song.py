@@ -118,5 +118,7 @@ class Song:
     dropped: list[DroppedLine] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     songbloom_lyrics: str = ""
+    lyrics_offset_s: float | None = None  # see pipeline.given_times.TimeFit; None: no times, or none that fit
+    lyrics_drift: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

@@ -66,7 +66,7 @@ class TranscribeVocals(Stage):
         song.metrics["voice_activity"] = sum(w.voiced_s for w in listening.windows) / max(song.duration_s, 1e-3)
         probabilities = listening.identify_language()
         given = parse_lyrics(song.lyrics_text, title=song.title, artist=song.artist, language=song.language)
-        song.text_language = identify_text("\n".join(line.text for line in given.lines))
+        song.text_language = identify_text("\n".join(line.text for line in given.lines)) or given.language
         self._choose_language(song, probabilities)
         try:
             segments = listening.transcribe(song.language)

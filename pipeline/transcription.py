@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.encoded_song import EncodedSong, in_batches
 from pipeline.gpu import run_in_parts
 from pipeline.hallucinations import MIN_SEGMENT_LOGPROB, is_stuck
+from pipeline.language_names import language_code
 from pipeline.lyrics_text import split_words
 from pipeline.match_words import sound_key
 from pipeline.voice_detector import VoiceDetector
@@ -49,7 +50,7 @@ class Listening:
         self.encoded = EncodedSong(whisper, samples, [(w.start_s, w.end_s) for w in self.windows])
 
     def identify_language(self) -> dict[str, float]:
-        """Return the probability of every language over the whole song, windows weighted by their voice.
+        """Return the probability of every language (ISO 639-1) over the song, windows weighted by their voice.
 
         Empty for a model of one language, and where nobody sings.
         """
@@ -61,7 +62,7 @@ class Listening:
             results = run_in_parts(functools.partial(self._ask_language, encoded), [range(len(batch))])
             for window, found in zip(batch, results, strict=True):
                 for token, probability in found:
-                    code = token[2:-2]  # <|en|>
+                    code = language_code(token[2:-2])  # <|en|>; Whisper has some codes of its own
                     totals[code] = totals.get(code, 0.0) + probability * window.voiced_s / total_s
         return totals
 

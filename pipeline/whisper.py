@@ -25,7 +25,8 @@ NUM_SILENT = 50  # positions that end what is cut out of an encoded window
 NO_PATH_FRAMES = 2  # to warp time through where only probabilities are asked: they do not hang on it
 MIN_TOKEN_PROBABILITY = 1e-6  # below it the logarithm is noise
 _UNSPACED = ("zh", "ja", "th", "yue")  # languages without blanks between words
-_RELATED = {"yue": "zh"}  # large-v3 knows Cantonese, the others take it for Chinese
+# large-v3 knows Cantonese, the others take it for Chinese; Whisper's own code of Javanese is none of ISO 639-1.
+_RELATED = {"yue": "zh", "jv": "jw"}
 MAX_ALIGN_TOKENS = 440  # of the decoder's 448 positions, the start sequence taken off
 
 

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from shards.index import DatasetInfo, IndexRow, write_dataset_info, write_index, write_index_columns
+from shards.dataset_info import DatasetInfo, write_dataset_info
+from shards.index_row import IndexRow
+from shards.index_writer import write_index, write_index_columns
 from shards.latent_statistics import LatentStatistics
 from shards.sample import Sample
 from shards.schema import CODEBOOK_SIZE, FIELDS, FRAME_RATE_HZ, LATENT_CHANNELS, PROMPT_FRAMES, SCHEMA_VERSION

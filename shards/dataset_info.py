@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from shards.atomic_file import open_atomic
+from shards.index_row import IndexRow
 from shards.schema import CODEBOOK_SIZE, FRAME_RATE_HZ, MAX_LATENT_CHANNELS, SCHEMA_VERSION, SPLITS, ShardError
 from shards.storage import Root, open_storage
-
-if TYPE_CHECKING:
-    from shards.index import IndexRow
 
 INFO_NAME = "dataset.json"
 _MAX_INFO_BYTES = 2**20  # with 1024 channels, 50 kB; a list of lists takes twenty times its bytes in memory
@@ -66,7 +66,7 @@ class DatasetInfo:
     @classmethod
     def from_rows(
         cls,
-        rows: Iterable["IndexRow"],
+        rows: "Iterable[IndexRow] | Totals",
         *,
         latent_mean: Sequence[float],
         latent_std: Sequence[float],
@@ -74,25 +74,19 @@ class DatasetInfo:
         fingerprint: str,
         codebook_size: int = CODEBOOK_SIZE,
     ) -> "DatasetInfo":
-        """Return the description of the dataset that `rows` index; the order of the rows does not matter."""
-        splits = Counter(dict.fromkeys(SPLITS, 0))
-        shards: set[str] = set()
-        durations_s: list[float] = []
-        for row in rows:
-            splits[row.split] += 1
-            shards.add(row.shard)
-            durations_s.append(row.duration_s)
+        """Return the description of the dataset that `rows` index, given or counted; their order does not matter."""
+        totals = rows if isinstance(rows, Totals) else Totals(rows)
         return cls(
             codebook_size=codebook_size,
             latent_channels=len(latent_mean),
             latent_mean=tuple(map(float, latent_mean)),
             latent_std=tuple(map(float, latent_std)),
-            num_samples=len(durations_s),
-            num_shards=len(shards),
-            hours=math.fsum(durations_s) / 3600,
+            num_samples=totals.num_samples,
+            num_shards=len(totals.shards),
+            hours=totals.hours,
             fingerprint=fingerprint,
             models=dict(models),
-            splits=dict(splits),
+            splits=dict(totals.splits),
         )
 
     def _check_latents(self) -> None:
@@ -112,6 +106,50 @@ class DatasetInfo:
             raise _error(f"{self.num_shards} shards and {self.hours} hours cannot be, with {self.num_samples} samples")
         if type(self.fingerprint) is not str or not all(type(name) is str for name in self.models):
             raise _error("fingerprint must be text and models an object")
+
+
+class Totals:
+    """Counts rows of an index, whatever their number and order, for dataset.json."""
+
+    def __init__(self, rows: Iterable[IndexRow] = ()) -> None:
+        """Count some rows."""
+        self.splits = Counter(dict.fromkeys(SPLITS, 0))
+        self.shards: set[str] = set()
+        self._partial_sums: list[float] = []  # of the durations, exactly
+        for row in rows:
+            self.splits[row.split] += 1
+            self.shards.add(row.shard)
+            self._add_duration(row.duration_s)
+
+    def add_batch(self, rows: pa.RecordBatch) -> None:
+        """Count rows that are columns of an index."""
+        for count in rows.column("split").value_counts().to_pylist():
+            self.splits[count["values"]] += count["counts"]
+        self.shards.update(rows.column("shard").unique().to_pylist())
+        for duration_s in rows.column("duration_s").to_pylist():
+            self._add_duration(duration_s)
+
+    @property
+    def num_samples(self) -> int:
+        """Return the number of rows."""
+        return self.splits.total()
+
+    @property
+    def hours(self) -> float:
+        """Return the hours of all rows, rounded once, so that no order of the rows changes it."""
+        return math.fsum(self._partial_sums) / 3600
+
+    def _add_duration(self, duration_s: float) -> None:
+        """Add to numbers whose exact sum is that of all durations: Shewchuk's algorithm, as in math.fsum."""
+        kept = 0
+        for partial in self._partial_sums:
+            small, large = sorted((duration_s, partial), key=abs)
+            duration_s = large + small
+            rest = small - (duration_s - large)
+            if rest:
+                self._partial_sums[kept] = rest
+                kept += 1
+        self._partial_sums[kept:] = [duration_s]
 
 
 def write_dataset_info(root: Path, info: DatasetInfo) -> None:

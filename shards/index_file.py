@@ -19,7 +19,8 @@ from shards.storage import ByteSource, Root, open_storage
 
 INDEX_NAME = "index.parquet"
 ROWS_PER_GROUP = 8_192  # rows that are read together to get at one: a few milliseconds, 3 MB
-_GROUPS_KEPT = 32  # at most; more than the shards of a shuffle window
+_PART_ROWS = 32 * ROWS_PER_GROUP  # of a column that are read at once: a few megabytes
+_GROUPS_KEPT = 64  # at most; more than the shards in the shuffle windows of all languages
 _MAX_KEPT_BYTES = 256 * 2**20  # of all of them; the newest is kept whatever it takes
 _FEW_VALUES = ["split", "shard", "language", "shard_sha256"]  # columns kept as numbers of values
 _MAGIC = b"PAR1"  # the first bytes of the file; no page begins like that
@@ -93,33 +94,51 @@ class IndexFile:
         return {name: column[offset].as_py() for name, column in zip(table.column_names, table.columns, strict=True)}
 
     def groups(self, start: int, stop: int) -> Iterator[tuple[int, pa.Table]]:
-        """Yield (number of its first row, rows) of each row group that holds any of rows [start, stop)."""
+        """Yield (number of its first row, rows) of each row group that holds any of rows [start, stop).
+
+        Groups are kept where the rows are so few that their neighbours are likely to be asked for next.
+        """
+        is_kept = stop - start <= ROWS_PER_GROUP
         for group, first in enumerate(self._starts[:-1].tolist()):
             if first < stop and self._starts[group + 1] > start:
-                yield first, self._group(group)
+                yield first, self._group(group, is_kept=is_kept)
 
-    def column(self, name: str) -> pa.Array:
-        """Return a whole column; those of few values as a dictionary array."""
-        with self._lock, self._naming_damage():
-            self._bytes_left = _MAX_CELL_BYTES * len(self._starts) + _MAX_MEAN_CELL_BYTES * self.num_rows
-            table = self._file.get().read(columns=[name])
-            column = self._check(table).column(0)
-            return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    def column_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[int, pa.Array]]:
+        """Yield (number of its first row, values) of each part of a column that holds any of rows [start, stop).
 
-    def _group(self, group: int) -> pa.Table:
+        A part is some row groups; columns of few values are dictionary arrays, each with a list of its own.
+        """
+        first = max(0, int(np.searchsorted(self._starts, start, side="right")) - 1)
+        while first < len(self._starts) - 1 and self._starts[first] < stop:
+            end = max(first + 1, int(np.searchsorted(self._starts, self._starts[first] + _PART_ROWS)))
+            end = min(end, len(self._starts) - 1)
+            num_rows = int(self._starts[end] - self._starts[first])
+            with self._lock, self._naming_damage():
+                self._bytes_left = _MAX_CELL_BYTES * (end - first + 1) + _MAX_MEAN_CELL_BYTES * num_rows
+                table = self._file.get().read_row_groups(range(first, end), columns=[name])
+                column = self._check(table).column(0)
+                values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+                _check_length(len(values), num_rows)
+            yield int(self._starts[first]), values
+            first = end
+
+    def _group(self, group: int, *, is_kept: bool = True) -> pa.Table:
         with self._lock:
-            if group not in self._groups:
-                with self._naming_damage():
-                    self._bytes_left = _MAX_GROUP_BYTES
-                    table = self._check(self._file.get().read_row_group(group)).combine_chunks()
+            if group in self._groups:
+                self._groups.move_to_end(group)
+                return self._groups[group][0]
+            with self._naming_damage():
+                self._bytes_left = _MAX_GROUP_BYTES
+                table = self._check(self._file.get().read_row_group(group)).combine_chunks()
+                _check_length(len(table), int(self._starts[group + 1] - self._starts[group]))
+            if is_kept:
                 self._groups[group] = table, table.nbytes
-                while len(self._groups) > 1 and (
-                    len(self._groups) > _GROUPS_KEPT
-                    or sum(num_bytes for _, num_bytes in self._groups.values()) > _MAX_KEPT_BYTES
-                ):
-                    self._groups.popitem(last=False)
-            self._groups.move_to_end(group)
-            return self._groups[group][0]
+            while len(self._groups) > 1 and (
+                len(self._groups) > _GROUPS_KEPT
+                or sum(num_bytes for _, num_bytes in self._groups.values()) > _MAX_KEPT_BYTES
+            ):
+                self._groups.popitem(last=False)
+            return table
 
     def _reopen(self) -> pq.ParquetFile:
         """Open the file for this process, with the footer as it was read first."""
@@ -180,6 +199,11 @@ class IndexFile:
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
             reason = " ".join(str(error).split())
             raise ShardError(f"{self._name} cannot be read as Parquet: {reason}; {_REMEDY}") from error
+
+
+def _check_length(found: int, expected: int) -> None:
+    if found != expected:
+        raise ShardError(f"holds {found} values where the footer has {expected}")
 
 
 def _unpack(chunk: pa.DictionaryArray, name: str) -> pa.Array:

@@ -16,6 +16,7 @@ from shards.index import Index
 from shards.schema import ShardError
 
 WINDOW_SHARDS = 16  # shards that are mixed with each other: 8 GB of the default size, about 5000 songs
+MIXTURE_SHARDS = 48  # in the windows of all languages together: fewer than a reader keeps open (MAX_OPEN_SHARDS)
 MIXTURE_CYCLE = 1_000  # places within which each language has exactly its share
 
 
@@ -43,7 +44,7 @@ class Plan:
         seed: int,
         min_frames: int = 1,
         shares: Mapping[str, float] | None = None,
-        window_shards: int = WINDOW_SHARDS,
+        window_shards: int | None = None,
     ) -> None:
         """Sort the songs into streams.
 
@@ -52,11 +53,14 @@ class Plan:
             seed: of the order.
             min_frames: shorter songs are left out.
             shares: language to its share of the stream, of any sum; languages that are not named are left out.
-            window_shards: songs of so many shards are mixed.
+            window_shards: songs of so many shards are mixed, of each language; None: 16, fewer with more than three
+                languages, so that a reader has all shards open that songs are taken from.
 
         Raises:
             PlanError: no song is left, a language has no songs or too small a share, or the index is not sorted.
         """
+        if window_shards is None:
+            window_shards = max(2, min(WINDOW_SHARDS, MIXTURE_SHARDS // len(shares or [None])))
         self.num_frames = index.column("num_frames").astype(np.int32)  # of every row
         is_long = self.num_frames >= min_frames
         self.num_too_short = len(index) - int(is_long.sum())

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shards.dataset_info import DatasetInfo, read_dataset_info, write_dataset_info
-from shards.index import IndexRow, read_index, write_index
+from shards.dataset_info import DatasetInfo, Totals, read_dataset_info, write_dataset_info
+from shards.index import IndexRow, read_index
+from shards.index_row import find_damaged, split_by_shard
+from shards.index_writer import IndexWriter
 from shards.latent_statistics import MIN_STD, LatentStatistics
 from shards.reader import walk_shard
 from shards.sample import check_sample
@@ -40,43 +41,70 @@ def repair(root: Path) -> Repair:
             what it said.
     """
     done = Repair()
-    old_rows = _read_old_rows(root, done)
+    old = _OldIndex(root, done)
     old_info = _read_old_info(root, done)
     shards = [f"{split}/{path.name}" for split in SPLITS for path in sorted((root / split).glob("*.tar"))]
-    for shard in sorted(old_rows.keys() - set(shards)):
-        _lose(done, shard, f"{shard}: missing", old_rows[shard])
-    rows: list[IndexRow] = []
+    for shard in sorted(old.sha256.keys() - set(shards)):
+        _lose(done, shard, f"{shard}: missing", old.keys(shard))
+    writer = IndexWriter(root)
     models: list[Any] = []
+    sha256: set[str] = set()
     statistics: LatentStatistics | None = None
     for shard in shards:
         try:
-            scanned = _scan(root, shard, old_rows.get(shard, []), old_info)
+            scanned = _scan(root, shard, old.sha256.get(shard), old_info)
         except (ShardError, OSError) as error:
-            _lose(done, shard, str(error), old_rows.get(shard) or _read_keys(root, shard))
+            _lose(done, shard, str(error), old.keys(shard) or _read_keys(root, shard))
             path = root / shard
             path.rename(path.with_name(path.name + DAMAGED_SUFFIX))
             continue
-        rows += scanned.rows
+        writer.add(scanned.rows)
+        sha256.add(scanned.rows[0].shard_sha256)
         models += [model for model in scanned.models if model not in models]
         if shard.startswith("train/"):
             statistics = statistics or LatentStatistics(scanned.statistics.num_channels)
             statistics.merge(scanned.statistics)
-    if not rows or statistics is None:
+    if statistics is None:
         raise ShardError(f"{root}: no sound shard of the train split is left; extract the dataset again")
-    info = _describe(root, rows, models, statistics, old_info, is_whole=not done.dropped)
+    writer.check()
+    info = _describe(root, writer.totals, models, statistics, old_info)
+    if done.dropped or old_info is None:
+        info = replace(info, fingerprint=hashlib.sha256("".join(sorted(sha256)).encode()).hexdigest())
     write_dataset_info(root, info)
-    write_index(root, rows)
-    done.num_samples = len(rows)
+    writer.write()
+    done.num_samples = info.num_samples
     return done
 
 
-def _read_old_rows(root: Path, done: Repair) -> dict[str, list[IndexRow]]:
-    """Return what the index says of each shard; nothing where it cannot be read."""
-    try:
-        return {shard: list(rows) for shard, rows in groupby(read_index(root), key=lambda row: row.shard)}
-    except (ShardError, OSError) as error:
-        done.lines.append(f"{error} (made anew; a value changed inside a shard cannot be noticed without it)")
-        return {}
+class _OldIndex:
+    """What the index said of each shard; nothing where it cannot be read."""
+
+    def __init__(self, root: Path, done: Repair) -> None:
+        self.sha256: dict[str, str] = {}
+        self._places: dict[str, tuple[int, int]] = {}  # first row of a shard, and behind its last one
+        try:
+            self._index = read_index(root)
+            self._read()
+        except (ShardError, OSError) as error:
+            done.lines.append(f"{error} (made anew; a value changed inside a shard cannot be noticed without it)")
+            self.sha256, self._places = {}, {}
+
+    def keys(self, shard: str) -> list[str]:
+        """Return the keys of the samples of a shard."""
+        if shard not in self._places:
+            return []
+        return [row.key for row in self._index.slice(*self._places[shard]) if row.shard == shard]
+
+    def _read(self) -> None:
+        first_row = 0
+        for batch in self._index.batches():
+            for _, error in find_damaged(batch):
+                raise error
+            for shard, start, end in split_by_shard(batch):
+                self.sha256.setdefault(shard, batch.column("shard_sha256")[start].as_py())
+                begin, _ = self._places.get(shard, (first_row + start, 0))
+                self._places[shard] = begin, first_row + end
+            first_row += len(batch)
 
 
 def _read_old_info(root: Path, done: Repair) -> DatasetInfo | None:
@@ -87,8 +115,7 @@ def _read_old_info(root: Path, done: Repair) -> DatasetInfo | None:
         return None
 
 
-def _lose(done: Repair, shard: str, reason: str, rows: Sequence[IndexRow] | Sequence[str]) -> None:
-    keys = [row if isinstance(row, str) else row.key for row in rows]
+def _lose(done: Repair, shard: str, reason: str, keys: Sequence[str]) -> None:
     done.dropped.append(shard)
     done.lost += keys
     done.lines.append(f"dropped {shard}: {reason} (lost: {', '.join(keys) or 'nobody knows what'})")
@@ -101,13 +128,13 @@ class _Scan:
     statistics: LatentStatistics
 
 
-def _scan(root: Path, shard: str, old_rows: Sequence[IndexRow], info: DatasetInfo | None) -> _Scan:
+def _scan(root: Path, shard: str, old_sha256: str | None, info: DatasetInfo | None) -> _Scan:
     """Read a whole shard and return its rows; ShardError if anything is wrong with it."""
     path = find_shard(root, shard)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if old_rows and old_rows[0].shard_sha256 != sha256:
-        raise ShardError(f"sha256 is {sha256}, the index says {old_rows[0].shard_sha256}: its bytes have changed")
+    if old_sha256 not in (None, sha256):
+        raise ShardError(f"sha256 is {sha256}, the index says {old_sha256}: its bytes have changed")
     source = LocalSource(path)
     codebook_size = info.codebook_size if info else CODEBOOK_SIZE
     scan: _Scan | None = None
@@ -138,19 +165,8 @@ def _read_keys(root: Path, shard: str) -> list[str]:
     return keys
 
 
-def _fingerprint(rows: Sequence[IndexRow]) -> str:
-    """Return the fingerprint of a dataset of which only the shards are known."""
-    return hashlib.sha256("".join(sorted({row.shard_sha256 for row in rows})).encode()).hexdigest()
-
-
 def _describe(
-    root: Path,
-    rows: Sequence[IndexRow],
-    models: Sequence[Any],
-    statistics: LatentStatistics,
-    old: DatasetInfo | None,
-    *,
-    is_whole: bool,
+    root: Path, totals: Totals, models: Sequence[Any], statistics: LatentStatistics, old: DatasetInfo | None
 ) -> DatasetInfo:
     if old is None and (len(models) != 1 or not isinstance(models[0], dict)):
         raise ShardError(
@@ -158,10 +174,10 @@ def _describe(
             "extract the dataset again"
         )
     return DatasetInfo.from_rows(
-        rows,
+        totals,
         latent_mean=statistics.mean(),
         latent_std=statistics.std(floor=MIN_STD),
         models=old.models if old else models[0],
-        fingerprint=old.fingerprint if old and is_whole else _fingerprint(rows),
+        fingerprint=old.fingerprint if old else "",
         codebook_size=old.codebook_size if old else CODEBOOK_SIZE,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from shards.index import INDEX_NAME, Index
 from shards.latent_statistics import LatentStatistics
@@ -28,13 +28,14 @@ def summarize_index(index: Index) -> dict[str, Any]:
         )
     splits, languages = (dict(_group_songs(index, name, durations_s)) for name in ("split", "language"))
     shard_codes, _ = index.codes("shard")
-    _, first_rows = np.unique(shard_codes, return_index=True)
+    starts = np.flatnonzero(np.diff(shard_codes, prepend=-1))  # few, where rows of a shard stand together
+    first_rows = starts[np.unique(shard_codes[starts], return_index=True)[1]]
     return {
         "num_samples": len(index),
         "hours": round(float(durations_s.sum()) / 3600, 4),
         "splits": {split: splits.get(split, {"num_samples": 0, "hours": 0.0}) for split in SPLITS},
         "languages": dict(sorted(languages.items())),
-        "duration_s": _describe(durations_s.tolist()),
+        "duration_s": _describe(durations_s),
         "num_shards": len(first_rows),
         "num_bytes": sum(index.column("shard_bytes")[first_rows].tolist()),
     }
@@ -94,7 +95,7 @@ def _group_songs(index: Index, name: str, durations_s: NDArray[np.float64]) -> I
         yield values[code], {"num_samples": int(mask.sum()), "hours": round(float(durations_s[mask].sum()) / 3600, 4)}
 
 
-def _describe(values: Iterable[float]) -> dict[str, float]:
-    ordered = np.sort(np.fromiter(values, np.float64))
+def _describe(values: ArrayLike) -> dict[str, float]:
+    ordered = np.sort(np.asarray(values, np.float64))
     names = {"min": 0.0, "median": 0.5, "max": 1.0}
     return {name: round(float(np.quantile(ordered, quantile)), 6) for name, quantile in names.items()}

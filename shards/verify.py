@@ -1,22 +1,24 @@
 """Checks a whole dataset and names everything that is wrong with it."""
 
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from shards.dataset_info import DatasetInfo, read_dataset_info
-from shards.index import Index, IndexRow, read_index
+from shards.check_shard import ShardCheck, ShardResult, ShardTask
+from shards.dataset_info import DatasetInfo, Totals, read_dataset_info
+from shards.external_sort import add_texts, collect_texts, find_repeats
+from shards.index import Index, read_index
+from shards.index_row import find_damaged, split_by_shard
 from shards.latent_statistics import LatentStatistics
-from shards.reader import ShardReader
-from shards.sample import Sample, check_sample
 from shards.schema import SPLITS, ShardError
-from shards.storage import find_shard
-from shards.tar import END_MARK
+from shards.storage import Root, is_url
+from shards.worker_processes import run_in_order
 
 # float16 rounding and the order of sums stay far below this; a stale dataset.json does not.
 _STATISTICS_TOLERANCE = 0.01  # in standard deviations of the channel
@@ -25,160 +27,154 @@ _HOURS_TOLERANCE = 1e-6
 
 @dataclass(slots=True)
 class Report:
-    """What a verification has found; `problems` are single lines for people."""
+    """What a verification has found."""
 
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # single lines for people; empty where they went elsewhere
+    num_problems: int = 0
     num_samples: int = 0  # that were read and are sound
     num_shards: int = 0  # that exist and have the right bytes
     num_bytes: int = 0
     hours: float = 0.0
 
 
-def verify(root: Path) -> Report:
-    """Check dataset.json, the index and every byte of every shard of the dataset in `root` against each other."""
+def verify(root: Root, *, num_workers: int = 1, on_problem: Callable[[str], None] | None = None) -> Report:
+    """Check dataset.json, the index and every byte of every shard of a dataset against each other.
+
+    The index is read by row group, and shards are checked meanwhile. What must differ from row to row is sorted in the
+    system's folder for temporary files (TMPDIR).
+
+    Args:
+        root: folder or URL of the dataset. Behind a URL no folder is listed, so shards that the index leaves out are
+            not noticed.
+        num_workers: processes that check shards; the report does not depend on it.
+        on_problem: gets each problem when it is found (default: they are kept in the report).
+
+    Raises:
+        ShardError: processes that check shards die one after the other.
+    """
     report = Report()
-    info, index = _read_info(root, report), _read_index(root, report)
-    if index is None:
-        return report
-    rows = _read_rows(index, report)
-    _check_rows(rows, report)
-    if info is not None:
-        report.problems += _compare_info(info, rows)
-    statistics = LatentStatistics(info.latent_channels) if info else None
-    for shard, shard_rows in groupby(rows, key=lambda row: row.shard):
-        _check_shard(root, shard, list(shard_rows), statistics, report)
-    listed = {row.shard for row in rows}
-    for shard in _find_tars(root):
-        if shard not in listed:
-            report.problems.append(f"{shard}: not in the index; delete it, or extract the dataset again")
-    if info is not None and statistics is not None and statistics.num_frames and not report.problems:
-        report.problems += _compare_statistics(info, statistics)
-    return report
+    tell = on_problem or report.problems.append
 
+    def add(problem: str) -> None:
+        report.num_problems += 1
+        tell(problem)
 
-def _read_info(root: Path, report: Report) -> DatasetInfo | None:
+    info, index = None, None
     try:
-        return read_dataset_info(root)
+        info = read_dataset_info(root)
     except (ShardError, OSError) as error:
-        report.problems.append(str(error))
-        return None
-
-
-def _read_index(root: Path, report: Report) -> Index | None:
+        add(str(error))
     try:
         index = read_index(root)
         index.check_cells()
-        return index
     except (ShardError, OSError) as error:
-        report.problems.append(str(error))
-        return None
+        add(str(error))
+        return report
+    statistics = LatentStatistics(info.latent_channels) if info else None
+    survey = _Survey(index)
+    check = partial(_Check, root, index, info)
+    for result in run_in_order(survey.tasks(), check, check().explain_loss, num_workers):
+        for problem in result.problems:
+            tell(problem)
+        _count(result, report)
+        if statistics is not None and result.statistics is not None:
+            statistics.merge(result.statistics)
+    for problem in survey.finish():
+        add(problem)
+    if info is not None:
+        for problem in _compare_info(info, survey.totals):
+            add(problem)
+    for shard in [] if is_url(root) else _find_tars(Path(root)):
+        if shard not in survey.totals.shards:
+            add(f"{shard}: not in the index; delete it, or extract the dataset again")
+    if info is not None and statistics is not None and statistics.num_frames and not report.num_problems:
+        for problem in _compare_statistics(info, statistics):
+            add(problem)
+    return report
 
 
-def _read_rows(index: Index, report: Report) -> list[IndexRow]:
-    rows = []
-    for number in range(len(index)):
-        try:
-            rows.append(index.row(number))
-        except ShardError as error:
-            report.problems.append(str(error))
-    return rows
+class _Check:
+    """What a worker does: checks a shard, and passes on what is known to be wrong with a row."""
+
+    def __init__(self, root: Root, index: Index, info: DatasetInfo | None) -> None:
+        self._check = ShardCheck(root, index, info)
+
+    def __call__(self, task: ShardTask | str) -> ShardResult:
+        return ShardResult(problems=[task], num_problems=1) if isinstance(task, str) else self._check.check(task)
+
+    def explain_loss(self, task: ShardTask | str, how: str) -> ShardResult:
+        return self(task) if isinstance(task, str) else self._check.explain_loss(task, how)
 
 
-def _check_rows(rows: Sequence[IndexRow], report: Report) -> None:
-    """Check what no single row can show: that keys and songs are unique and rows are in order."""
-    for name in ("key", "song_id"):
-        seen: set[str] = set()
-        for row in rows:
-            value = getattr(row, name)
-            if value in seen:
-                report.problems.append(f"index: {name} {value!r} is there twice, the second time in {row.shard}")
-            seen.add(value)
-    places = [(row.split, row.shard, row.metadata_offset) for row in rows]
-    if places != sorted(places):
-        report.problems.append("index: rows are not sorted by split, shard and offset; write the index again")
+def _count(result: ShardResult, report: Report) -> None:
+    report.num_problems += result.num_problems
+    report.num_samples += result.num_samples
+    report.num_shards += result.num_shards
+    report.num_bytes += result.num_bytes
+    report.hours += result.hours
 
 
-def _check_shard(
-    root: Path, shard: str, rows: list[IndexRow], statistics: LatentStatistics | None, report: Report
-) -> None:
-    """Check the bytes of one shard as a whole, then each of its samples."""
-    try:
-        path = find_shard(root, shard)
-        problems = [f"{shard}: {problem}" for problem in _check_bytes(path, rows)]
-    except (ShardError, OSError) as error:
-        report.problems.append(f"{error} (lost: {', '.join(row.key for row in rows)})")
-        return
-    report.problems += problems
-    report.num_shards += not problems
-    report.num_bytes += path.stat().st_size
-    if statistics is None:  # without dataset.json no sample can be judged
-        return
-    reader = ShardReader(root)
-    for row in rows:
-        try:
-            sample = reader.read(row)
-            check_sample(sample, f"{shard}: sample {row.key!r}", codebook_size=reader.info.codebook_size)
-            _compare_row(sample, row)
-        except (ShardError, OSError) as error:
-            report.problems.append(str(error))
-            continue
-        report.num_samples += 1
-        report.hours += row.duration_s / 3600
-        if row.split == "train":
-            statistics.add(sample.latents)
+class _Survey:
+    """Reads all rows, which gives what is to be checked, and then what no single row can show."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._texts = {name: collect_texts() for name in ("key", "song_id")}
+        self._is_sorted = True
+        self._stretches: list[ShardTask] = []
+        self.totals = Totals()  # of the rows that are no problem themselves
+
+    def tasks(self) -> Iterator[ShardTask | str]:
+        """Yield each stretch of rows of one shard, and what is wrong with single rows, in the order of the index."""
+        first = 0
+        last = ("", 0)  # shard and offset
+        task: ShardTask | None = None
+        for batch in self._index.batches():
+            damaged = dict(find_damaged(batch))
+            yield from map(str, damaged.values())
+            numbers = np.setdiff1d(np.arange(len(batch)), list(damaged))
+            rows = batch.take(pa.array(numbers)) if damaged else batch
+            for name, texts in self._texts.items():
+                add_texts(texts, rows.column(name), first + numbers)
+            self.totals.add_batch(rows)
+            offsets = np.from_dlpack(rows.column("metadata_offset"))
+            for shard, start, end in split_by_shard(rows):
+                self._is_sorted &= last <= (shard, offsets[start]) and bool((np.diff(offsets[start:end]) >= 0).all())
+                last = (shard, offsets[end - 1])
+                begin, stop = first + int(numbers[start]), first + int(numbers[end - 1]) + 1
+                if task is not None and task.shard == shard:
+                    task = task._replace(stop=stop)
+                    continue
+                if task is not None:
+                    self._stretches.append(task)
+                    yield task
+                task = ShardTask(shard, begin, stop)
+            first += len(batch)
+        if task is not None:
+            self._stretches.append(task)
+            yield task
+
+    def finish(self) -> Iterator[str]:
+        """Yield what is wrong with the rows as a whole."""
+        for name, texts in self._texts.items():
+            for value, _, place in find_repeats(texts):
+                number = bisect_right(self._stretches, place, key=lambda stretch: stretch.start) - 1
+                shard = self._stretches[number].shard
+                yield f"index: {name} {value!r} is there twice, the second time in {shard}"
+        if not self._is_sorted:
+            yield "index: rows are not sorted by split, shard and offset; write the index again"
 
 
-def _check_bytes(path: Path, rows: Sequence[IndexRow]) -> Iterator[str]:
-    """Yield what is wrong with a shard as a whole; every byte must belong to a sample or to the end mark."""
-    expected_bytes, expected_sha256 = rows[0].shard_bytes, rows[0].shard_sha256
-    if any((row.shard_bytes, row.shard_sha256) != (expected_bytes, expected_sha256) for row in rows):
-        yield "the index gives it several sizes or checksums; write the index again"
-    num_bytes = path.stat().st_size
-    if num_bytes != expected_bytes:
-        kind = "cut" if num_bytes < expected_bytes else "too long"
-        yield f"has {num_bytes} bytes, the index says {expected_bytes}: it is {kind}"
-    else:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if sha256 != expected_sha256:
-                yield f"sha256 is {sha256}, the index says {expected_sha256}: its bytes have changed"
-            file.seek(-len(END_MARK), 2)
-            if file.read() != END_MARK:
-                yield "has no end mark"
-    ends = [0, *(row.end for row in rows)]
-    starts = [*(row.start for row in rows), expected_bytes - len(END_MARK)]
-    for end, start in zip(ends, starts, strict=True):
-        if end < start:
-            yield f"bytes {end} to {start} belong to no sample of the index"
-        elif end > start:
-            yield f"bytes {start} to {end} belong to two samples of the index"
-
-
-def _compare_row(sample: Sample, row: IndexRow) -> None:
-    """Raise ShardError unless the row says of the song what the sample says."""
-    metadata = sample.metadata
-    for name, value in (
-        ("song_id", metadata["song_id"]),
-        ("num_frames", sample.num_frames),
-        ("language", metadata["language"]),
-        ("duration_s", metadata["duration_s"]),
-        ("sha256", metadata["provenance"]["sha256"]),
+def _compare_info(info: DatasetInfo, totals: Totals) -> Iterator[str]:
+    for name, counted in (
+        ("num_samples", totals.num_samples),
+        ("num_shards", len(totals.shards)),
+        ("splits", dict(totals.splits)),
     ):
-        if getattr(row, name) != value:
-            raise ShardError(
-                f"{row.shard}: sample {row.key!r}: {name} is {value!r}, the index says {getattr(row, name)!r}"
-            )
-
-
-def _compare_info(info: DatasetInfo, rows: Sequence[IndexRow]) -> Iterator[str]:
-    counted = DatasetInfo.from_rows(
-        rows, latent_mean=info.latent_mean, latent_std=info.latent_std, models={}, fingerprint=""
-    )
-    for name in ("num_samples", "num_shards", "splits"):
-        if getattr(info, name) != getattr(counted, name):
-            yield f"dataset.json: {name} is {getattr(info, name)}, the index has {getattr(counted, name)}"
-    if not math.isclose(info.hours, counted.hours, rel_tol=_HOURS_TOLERANCE, abs_tol=_HOURS_TOLERANCE):
-        yield f"dataset.json: hours is {info.hours}, the index has {counted.hours}"
+        if getattr(info, name) != counted:
+            yield f"dataset.json: {name} is {getattr(info, name)}, the index has {counted}"
+    if not math.isclose(info.hours, totals.hours, rel_tol=_HOURS_TOLERANCE, abs_tol=_HOURS_TOLERANCE):
+        yield f"dataset.json: hours is {info.hours}, the index has {totals.hours}"
 
 
 def _compare_statistics(info: DatasetInfo, statistics: LatentStatistics) -> Iterator[str]:

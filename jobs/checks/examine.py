@@ -12,6 +12,7 @@ from jobs.checks.finding import Finding
 from jobs.checks.folders import check_disk, check_output, check_source
 from jobs.checks.gpus import check_gpus, count_visible_gpus, cpu_weight_bytes
 from jobs.checks.machine import (
+    check_address_space,
     check_cores,
     check_memory,
     check_open_files,
@@ -51,6 +52,7 @@ def examine_machine(options: Options) -> Iterator[Finding]:
     yield check_memory(num_workers, 0 if num_gpus else cpu_weight_bytes(options.profile))
     yield check_shared_memory()
     yield check_open_files()
+    yield check_address_space()
 
 
 def examine_models(options: Options) -> Iterator[Finding]:

@@ -18,6 +18,8 @@ WORKER_BYTES = 4_000_000_000
 # for more, and a loader that finds it full dies with a bus error.
 MIN_SHARED_BYTES = 1 << 30
 MIN_OPEN_FILES, CLUSTER_OPEN_FILES = 4096, 65_535  # Ray warns below the first; the second: its advice for clusters
+# What a job's driver and Ray's own process map, little of it ever touched: libraries, stacks and Ray's object store.
+MAPPED_BYTES, STORE_SHARE = 5_000_000_000, 0.3
 _UNLIMITED = 1 << 60  # cgroup v1 says no limit by a number near 2**63
 
 
@@ -124,3 +126,20 @@ def check_open_files() -> Finding:
             remedy=f"ulimit -n {CLUSTER_OPEN_FILES} before `ray start` (docker --ulimit nofile={CLUSTER_OPEN_FILES})",
         )
     return Finding(name="open files", status="ok", found=f"up to {limit} a process")
+
+
+def check_address_space() -> Finding:
+    """Check how much a process may map: Ray is ended by its own libraries where it may not map what it wants."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return Finding(name="ulimit -v", status="ok", found="no limit")
+    needed = MAPPED_BYTES + STORE_SHARE * usable_memory()
+    if limit < needed:
+        return Finding(
+            name="ulimit -v",
+            status="FAIL",
+            found=f"{format_bytes(limit)} a process",
+            needed=f"{format_bytes(needed)} on this machine, most of which Ray maps and never uses",
+            remedy="ulimit -v unlimited; --max-worker-memory limits the memory that is used",
+        )
+    return Finding(name="ulimit -v", status="ok", found=f"{format_bytes(limit)} a process")

@@ -2,12 +2,12 @@
 
 import difflib
 import importlib.metadata
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from jobs.command import read_language
 from pipeline.aligner import choose_model
 from pipeline.inputs import InputError
 from pipeline.model_files.errors import ModelFileError, ModelNotFoundError
@@ -21,7 +21,6 @@ FIT_CODEBOOK = "python jobs/fit_codebook.py --in raw/ --out codebook/"
 PIPELINE, PROJECT_LICENCE = Path(__file__).resolve().parents[2] / "pipeline", "Apache-2.0"
 
 LANGUAGES = "en,zh"  # SongBloom's
-_LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 State = Literal["complete", "incomplete", "missing"]
 
@@ -190,22 +189,24 @@ def read_languages(text: str) -> list[str]:
     Raises:
         InputError: something else in it.
     """
-    return read_names(text, "--languages", None)
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    codes = dict.fromkeys(read_language(name, "--languages") for name in names)
+    if not codes or "auto" in codes:
+        raise InputError(f"--languages {text!r}: expected ISO 639-1 codes with commas, as en,zh")
+    return list(codes)
 
 
-def read_names(text: str, flag: str, allowed: Sequence[str] | None) -> list[str]:
+def read_names(text: str, flag: str, allowed: Sequence[str]) -> list[str]:
     """Return the parts of a list with commas, each once.
 
     Raises:
-        InputError: nothing in it, or a part that is not allowed (None: a language code).
+        InputError: nothing in it, or a part that is not allowed.
     """
     parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not parts:
         raise InputError(f"{flag} {text!r}: expected at least one name")
     for part in parts:
-        if allowed is None and not _LANGUAGE.fullmatch(part):
-            raise InputError(f"{flag} {part!r}: expected ISO 639-1 codes with commas, as en,zh")
-        if allowed is not None and part not in allowed:
+        if part not in allowed:
             near = difflib.get_close_matches(part, allowed, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(allowed)}"
             raise InputError(f"{flag} {part!r}: no stage; {hint}")

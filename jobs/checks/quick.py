@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs.checks.finding import Finding
 from jobs.checks.folders import check_output, check_room
 from jobs.checks.gpus import check_usable
-from jobs.checks.machine import check_shared_memory
+from jobs.checks.machine import check_address_space, check_shared_memory
 from jobs.cluster import JobError
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ def check_quickly(out: Path, *, uses_gpu: bool = True) -> list[Finding]:
         out: the job's output folder; it need not exist yet.
         uses_gpu: False with --device cpu.
     """
-    findings = [check_output(out), check_room(out), check_shared_memory()]
+    findings = [check_output(out), check_room(out), check_shared_memory(), check_address_space()]
     unusable = check_usable() if uses_gpu else None
     return [*findings, unusable] if unusable else findings
 

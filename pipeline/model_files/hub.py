@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pipeline.model_files.errors import ModelFileError
 from pipeline.model_files.fingerprint import hash_file
@@ -114,13 +115,18 @@ def list_remote(name: HubName, stage: str) -> RemoteModel:
         chosen = _choose(name, stage, siblings)
     except MissingFilesError as error:
         raise HubError(f"{name.address}: {error}; expected a model for stage {stage!r}: check its name") from error
-    files = []
-    for entry in (siblings[file_name] for file_name in chosen):
-        sha256 = entry.lfs.sha256 if entry.lfs else ""
-        # A large file's blob is the pointer that git keeps for it, not its content.
-        files.append(RemoteFile(entry.rfilename, entry.size or 0, sha256, "" if sha256 else entry.blob_id or ""))
+    with _explaining(name):
+        files = [_remote_file(siblings[file_name]) for file_name in chosen]
     licence = info.card_data.get("license") if info.card_data else None
     return RemoteModel(info.sha or "main", str(licence or ""), tuple(files))
+
+
+def _remote_file(entry: Any) -> RemoteFile:  # the library's RepoSibling, whose types nobody has checked
+    size, sha256, blob = entry.size or 0, entry.lfs.sha256 if entry.lfs else "", entry.blob_id or ""
+    if not isinstance(size, int) or size < 0 or not isinstance(sha256, str) or not isinstance(blob, str):
+        raise TypeError(f"{entry.rfilename} has size {size!r:.40} and hash {sha256 or blob!r:.80}")
+    # A large file's blob is the pointer that git keeps for it, not its content.
+    return RemoteFile(entry.rfilename, size, sha256, "" if sha256 else blob)
 
 
 def _choose(name: HubName, stage: str, present: Iterable[str]) -> list[str]:
@@ -241,7 +247,8 @@ def _explaining(name: HubName, file: RemoteFile | None = None) -> Iterator[None]
         raise HubError(f"{name.repository}: no name of a repository: {_first_line(error)}") from error
     except OSError as error:  # those of the hub and of requests are as well
         raise HubError(f"{what}: {_explain(error, file.num_bytes if file else 0)}") from error
-    except (KeyError, TypeError, ValueError) as error:  # what the library says to an answer in another form
+    # What the library says to an answer in another form.
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise HubError(f"{what}: {_no_hub(error)}") from error
 
 

@@ -3,7 +3,6 @@ as one that nobody disturbed."""
 
 import os
 import resource
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,20 +92,6 @@ def test_merging_and_repairing_on_a_full_disk(tmp_path, disk: Disk, monkeypatch)
     repair(disk.path / "out")
     assert verify(disk.path / "out").problems == []
     assert len(read_index(disk.path / "out")) == len(songs)
-
-
-@pytest.fixture
-def limits() -> Callable[[int, int], None]:
-    """Lower a limit of this process, and put it back."""
-    saved: dict[int, tuple[int, int]] = {}
-
-    def lower(what: int, limit: int) -> None:
-        saved.setdefault(what, resource.getrlimit(what))
-        resource.setrlimit(what, (limit, saved[what][1]))
-
-    yield lower
-    for what, before in saved.items():
-        resource.setrlimit(what, before)
 
 
 def test_few_open_files_are_enough(raw, tmp_path, monkeypatch, limits):

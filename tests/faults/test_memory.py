@@ -1,71 +1,26 @@
-"""No memory (`ulimit -v`): no file is blamed for it, the process ends in one line, and the next run ends as if there had
-been enough. Arrow, whose destructors may not throw, ends the process instead; that, too, loses nothing."""
+"""No memory (`ulimit -v`): no file is blamed for it, the process ends in one line, and the next run ends as if there
+had been enough. Arrow, which throws where nothing may be thrown, ends the process instead; that, too, loses nothing."""
 
-import os
-import resource
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-import torch
-from threadpoolctl import threadpool_limits
 
 from jobs import clean_lyrics
-from jobs.command import run_command
-from pipeline.input_file import MachineReadError
+from shards import __main__ as shards_command
 from shards.merge import merge
 from shards.repair import repair
 from shards.verify import verify
-from tests.jobs import crash_codebook, crash_extraction, fake_cleaning
+from tests.jobs import crash_extraction, fake_cleaning
+
+from .conftest import starve
 
 MB = 1 << 20
-pytestmark = pytest.mark.demo_weights
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A fork has no threads of its own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(before)
-
-
-def starve(extra_bytes: int, work: Callable[[], object], log: Path) -> int:
-    """Run a command in a process that may take so much more memory than it has, and return its exit code.
-
-    It must end well, in one line, or be ended by a library.
-    """
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            sys.stdout = sys.stderr = log.open("w")
-            limit = psutil.Process().memory_info().vms + extra_bytes
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            run_command(lambda: ({"done": str(work())}, 0))
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:  # noqa: BLE001 - as an interpreter ends
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    said = log.read_text()
-    assert code in (0, 1, -signal.SIGABRT), said
-    if code == 1:
-        assert said.splitlines()[-1].startswith("error: "), said
-        assert "Traceback" not in said
-    return code
+pytestmark = [pytest.mark.demo_weights, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
@@ -116,19 +71,11 @@ def test_extraction_merging_and_repairing(tmp_path: Path, monkeypatch: pytest.Mo
     assert verify(tmp_path / "out").problems == []
 
 
-@pytest.mark.parametrize("extra_mb", [1, 32])
-def test_fitting_a_codebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra_mb: int) -> None:
-    raw = make_noise(tmp_path / "raw", 3)
-    crash_codebook.run(raw, tmp_path / "whole", patch=monkeypatch.setattr)
-    starve(extra_mb * MB, lambda: crash_codebook.run(raw, tmp_path / "out"), tmp_path / "log")
-    crash_codebook.run(raw, tmp_path / "out", patch=monkeypatch.setattr)
-    for name in ("model.safetensors", "config.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+def test_a_command_on_a_dataset_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    def take_too_much(_: object) -> int:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
 
-
-def make_noise(folder: Path, num_songs: int) -> Path:
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number in range(num_songs):
-        soundfile.write(folder / f"{number}.wav", 0.1 * random.standard_normal(3 * 24_000), 24_000)
-    return folder
+    monkeypatch.setattr(shards_command, "_run_verify", take_too_much)
+    assert shards_command.main(["verify", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "no memory left: malloc of size 64 failed" in said.out + said.err

@@ -117,16 +117,17 @@ def main() -> int:
     names = options.targets or list(TARGETS)
     minutes = options.minutes or (float("inf") if options.inputs else 10.0)
     deadline = time.monotonic() + 60 * minutes
-    for name in names:
-        folder = options.out / name
+    for number, name in enumerate(names):
+        folder, modules = options.out / name, TARGETS[name].modules
+        seconds = (deadline - time.monotonic()) / (len(names) - number)  # what is left is shared by those that are left
+        own_deadline = time.monotonic() + seconds
         if options.inputs is None:
-            cover(name, TARGETS[name].modules, 60 * minutes / len(names), -1, options.out)
+            cover(name, modules, seconds, -1, options.out)
         else:
-            seconds = min(options.coverage_seconds, deadline - time.monotonic())
             left = options.inputs - Count.read(folder).inputs
-            if left > 0 and seconds > 1 and TARGETS[name].modules:
-                cover(name, TARGETS[name].modules, seconds, left, options.out)
-            count_inputs(TARGETS[name], folder, options.inputs, deadline)
+            if left > 0 and modules and options.coverage_seconds >= 1:
+                cover(name, modules, min(options.coverage_seconds, seconds), left, options.out)
+            count_inputs(TARGETS[name], folder, options.inputs, own_deadline)
         sys.stderr.write(f"{name}: {json.dumps(asdict(Count.read(folder)))}\n")
     counts = {name: asdict(Count.read(options.out / name)) for name in names}
     found = [name for name in names if counts[name]["findings"] or (options.out / name / "found").exists()]

@@ -1,14 +1,18 @@
 """A few hundred inputs for every parser, and every input that fuzzing has found; `make fuzz` runs longer."""
 
+import json
 import os
 import random
 import resource
+import signal
 import time
 import traceback
 import zlib
 from pathlib import Path
 
 import pytest
+
+from pipeline.model_files.hub import HubError
 
 from .counting import Count, count_inputs
 from .mutate import mutate
@@ -62,14 +66,16 @@ def _fails(data: bytes) -> None:
     """Read bytes as a parser with every kind of fault does."""
     if data[:1] == b"x":
         raise KeyError("x")
-    if data == b"c":
-        os.abort()
+    if data == b"crash":
+        os.kill(os.getpid(), signal.SIGKILL)
     if data[:1] == b"e":
         raise ValueError("documented")
 
 
 def test_inputs_are_counted_once_and_what_ends_the_process_is_kept(tmp_path: Path) -> None:
-    target = Target(name="t", run=_fails, errors=(ValueError,), seeds=lambda: [b"x", b"c", b"e", b"fine"], modules=())
+    target = Target(
+        name="t", run=_fails, errors=(ValueError,), seeds=lambda: [b"xyz", b"crash", b"error", b"fine"], modules=()
+    )
     count = count_inputs(target, tmp_path, 300, time.monotonic() + 60)
     assert (count.plain, count.covered) == (300, 0)
     found = [path.read_bytes() for path in (tmp_path / "found").glob("*.bin")]
@@ -77,3 +83,11 @@ def test_inputs_are_counted_once_and_what_ends_the_process_is_kept(tmp_path: Pat
     assert Count.read(tmp_path) == count
     assert count_inputs(target, tmp_path, 300, time.monotonic() + 60) == count, "what was counted is not run again"
     assert count_inputs(target, tmp_path, 10**9, time.monotonic() - 1) == count, "the time is over"
+
+
+def test_a_hub_that_says_something_else_is_none() -> None:
+    """Sizes are added up and hashes are names of files, later and elsewhere."""
+    for wrong in ({"size": "10"}, {"size": -1}, {"blobId": 3}, {"lfs": {"sha256": 1, "size": 1, "pointerSize": 1}}):
+        files = [{"rfilename": "config.json"} | wrong, {"rfilename": "model.safetensors"}]
+        with pytest.raises(HubError, match="what answers is no model hub"):
+            TARGETS["hub.json"].run(json.dumps({"id": "a/b", "siblings": files}).encode())

@@ -17,6 +17,7 @@ from model.hardware import DeviceError
 from model.nvidia_driver import Driver, Gpu
 from model.settings import load_config
 from model.song_model import SongModel
+from pipeline.inputs import InputError
 
 SIZES = ("dim=64", "num_heads=1", "lm_layers=1", "dit_layers=1", "ffn_scale=2", "time_features=16", "init_std=0.1")
 
@@ -36,14 +37,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(workplace: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
+def run(workplace: Path, monkeypatch: pytest.MonkeyPatch, *options: str, expected_code: int = 0) -> dict[str, Any]:
     """Run the command as a user does and return its totals."""
     files = ("--checkpoint", "model.safetensors", "--lyrics", "words.txt", "--prompt", "style.wav")
     sampling = ("--seconds", "1.28", "--steps", "2", "--profile", "miniature")
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("sys.argv", ["generate.py", *files, *sampling, *options])
     totals, code = main()
-    assert code == 0
+    assert code == expected_code
     return totals
 
 
@@ -71,6 +72,7 @@ def test_a_cpu_computes_in_float32_unless_told_otherwise(
     totals = run(workplace, monkeypatch, "--device", "cpu", "--out", "fp32.wav")
     assert (totals["device"], totals["dtype"]) == ("cpu", "fp32")
     assert dtypes == [torch.float32]
+    assert any(line.startswith("steps of writing: one kernel at a time; CUDA") for line in caplog.messages)
     assert f"1 songs to write on the CPU ({torch.get_num_threads()} threads) in fp32" in caplog.messages
     assert any(line.startswith("attention: each song by itself") for line in caplog.messages)
 
@@ -113,3 +115,52 @@ def test_a_gpu_that_cannot_be_used_ends_the_command_before_any_work(
             DeviceError, match=r"Tesla T4 \(driver 418\.87\.00, for CUDA 10\.1\) cannot be used by this"
         ):
             run(workplace, monkeypatch, *options)
+
+
+def end_at_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the model say EOS as soon as it may."""
+
+    def load(*arguments: Any) -> Any:
+        model, config = load_model(*arguments)
+        with torch.no_grad():
+            model.semantic_head.classify.bias[-1] = 1e4
+        return model, config
+
+    monkeypatch.setattr("jobs.generate.load_model", load)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_song_that_ends_at_once_is_a_failure_and_says_what_to_do(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, streams: bool
+) -> None:
+    end_at_once(workplace, monkeypatch)
+    options = ["--device", "cpu", "--out", "none.wav", *(["--stream"] if streams else [])]
+    totals = run(workplace, monkeypatch, *options, expected_code=1)
+    assert totals["songs"][0]["out"] is None
+    assert not (workplace / "none.wav").exists()
+    assert "nothing is written; --min-seconds 30 keeps it from that, and another --seed may do" in caplog.text
+    totals = run(workplace, monkeypatch, *options, "--min-seconds", "0.64")
+    assert totals["songs"][0]["seconds"] == 0.64
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--prompt", "missing.wav"), r"prompt .*missing\.wav: no such file"),
+        (("--out", "words.txt/song.wav"), r"--out .*: .*words\.txt is no folder that can be written to"),
+        (("--steps", "0"), "--steps 0: expected 1 or more"),
+        (("--batch", "songs.jsonl"), "--lyrics beside --batch, whose lines name it for each song; leave --lyrics out"),
+    ],
+)
+def test_wrong_use_is_found_before_the_model_is_loaded(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr("jobs.generate.load_model", lambda *_: pytest.fail("worked before it looked"))
+    with pytest.raises(InputError, match=message):
+        run(workplace, monkeypatch, "--device", "cpu", *options)
+
+
+def test_lyrics_that_are_too_long_are_refused_by_name(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workplace / "long.txt").write_text("[verse] " + "La la la la. " * 200)
+    with pytest.raises(InputError, match=r"long\.wav: its lyrics are \d+ symbols, this model takes \d+; shorten them"):
+        run(workplace, monkeypatch, "--device", "cpu", "--lyrics", "long.txt", "--out", "long.wav")

@@ -220,7 +220,7 @@ def test_lines_say_how_far_a_download_is_where_no_terminal_shows_bars(hub, comma
     [
         ("ftch", "invalid choice"),
         ("fetch --only separater", "did you mean 'separator'?"),
-        ("fetch --languages English", "ISO 639-1"),
+        ("fetch --languages Klingon", "ISO 639-1"),
         ("fetch --only ,", "at least one"),
         ("fetch --profile huge", "profile"),
     ],

@@ -15,6 +15,8 @@ def read_batch(folder: Path, *lines: object) -> list:
         "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
     )
     (folder / "words.txt").write_text("[verse] la la la")
+    for name in ("style.mp3", "start.wav"):
+        (folder / name).touch()
     return read_orders(argparse.Namespace(batch=folder / "songs.jsonl", seed=5))
 
 

@@ -13,8 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 from model import varlen
-from model.attention import CachedStep, KeyValueCache, PackedCausal, rotary_table, rotate
-from model.config import ModelConfig
+from model.attention import PackedCausal, rotary_table, rotate
 from model.song_model import SongModel
 
 HOPPER = (9, 0)
@@ -73,28 +72,6 @@ def test_packed_sequences_do_not_see_each_other(make_model: Callable[..., SongMo
     for part in (slice(0, 4), slice(4, 9)):
         alone = PackedCausal([part.stop - part.start])
         assert_close(packed[part], model(x[part], alone.positions(x.device), alone))
-
-
-def test_cached_steps_equal_one_pass_for_rows_of_different_lengths(
-    tiny_config: ModelConfig, make_model: Callable[..., SongModel]
-) -> None:
-    model = make_model().lm
-    rows = [torch.randn(length, 64) for length in (7, 4, 9)]
-    read = [len(row) - 3 for row in rows]  # the last three of each row are read one by one
-    cache = KeyValueCache(tiny_config, read, 3, like=rows[0])
-    attend = PackedCausal(read, cache)
-    with torch.no_grad():
-        model(torch.cat([row[:-3] for row in rows]), attend.positions(rows[0].device), attend)
-        for step in range(3):
-            if step == 2:  # the middle row leaves
-                cache.keep([0, 2])
-                rows = [rows[0], rows[2]]
-            vectors = torch.stack([row[len(row) - 3 + step] for row in rows])
-            stepped = model(vectors, cache.lengths_R, CachedStep(cache))
-            cache.grow()
-        for row, found in zip(rows, stepped, strict=True):
-            whole = PackedCausal([len(row)])
-            assert_close(found, model(row, whole.positions(row.device), whole)[-1])
 
 
 @pytest.fixture

@@ -277,7 +277,8 @@ def test_lengths_of_neighbours_lie_evenly():
         assert 0 <= min(shares) <= max(shares) < 1
         assert np.mean(shares) == pytest.approx(0.5, abs=0.01), "chance would miss it by 0.026"
     assert spread(1, 0) != spread(2**60, 0)
-    assert {choose_length(3000, RULES, share) for share in np.linspace(0, 1, 500, endpoint=False)} == set(range(50, 126))
+    lengths = {choose_length(3000, RULES, share) for share in np.linspace(0, 1, 500, endpoint=False)}
+    assert lengths == set(range(50, 126))
 
 
 RULES = CropRules(min_frames=50, max_frames=125, block_frames=16, max_lyric_tokens=60, seconds_per_tag=1.0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.boards import Boards
+from model.boards import WANDB_NAME, Boards
 from model.config import ConfigError
 from model.hardware import peak_flops, peak_memory_bytes
 from model.settings import RunConfig
@@ -22,7 +22,9 @@ def wandb_config(folder: Path) -> RunConfig:
     return replace(config, report=replace(config.report, tensorboard=False, wandb_project="songs"))
 
 
-def test_wandb_gets_the_numbers_and_goes_on_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_wandb_gets_the_numbers_and_goes_on_with_its_run_wherever_the_folder_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     calls: list[tuple[str, Any]] = []
     wandb = SimpleNamespace(
         init=lambda **options: calls.append(("init", options)) or wandb,
@@ -30,14 +32,22 @@ def test_wandb_gets_the_numbers_and_goes_on_with_its_run(tmp_path: Path, monkeyp
         finish=lambda: calls.append(("finish", None)),
     )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    for _ in range(2):
-        boards = Boards(tmp_path / "run", wandb_config(tmp_path), first_step=0)
+    for folder in (tmp_path / "run", tmp_path / "elsewhere" / "moved", tmp_path / "run"):
+        boards = Boards(folder, wandb_config(tmp_path), first_step=0)
         boards.add(3, {"train/loss": 1.5})
         boards.close()
-    assert [name for name, _ in calls] == ["init", "log", "finish"] * 2
+        if len(calls) == 3:
+            folder.rename((tmp_path / "elsewhere").mkdir() or tmp_path / "elsewhere" / "moved")
+    assert [name for name, _ in calls] == ["init", "log", "finish"] * 3
     assert calls[1][1] == ({"train/loss": 1.5}, 3)
     assert calls[0][1]["project"] == "songs"
-    assert calls[0][1]["id"] == calls[3][1]["id"], "the same folder is the same run"
+    first, moved, other = (options for name, options in calls if name == "init")
+    assert [first[key] for key in ("id", "name", "resume")] == [moved[key] for key in ("id", "name", "resume")]
+    assert (first["name"], first["resume"], first["group"]) == ("run", "allow", first["id"])
+    assert other["id"] != first["id"], "another run in a folder of the same name"
+    (tmp_path / "run" / WANDB_NAME).write_text("{}")
+    with pytest.raises(ConfigError, match="expected project, id and name of a W&B run; delete the file"):
+        Boards(tmp_path / "run", wandb_config(tmp_path), first_step=0)
     assert calls[0][1]["config"]["trainer"]["flow_weight"] == 0.1
 
 

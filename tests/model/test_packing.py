@@ -1,9 +1,13 @@
 """Packing: every song once, the same number of micro-batches on every rank, and nearly equal work."""
 
+import math
+
 import numpy as np
 import pytest
 
+from model.batches import derive_seed, share_songs
 from model.config import ModelConfig
+from model.crops import CropRules, choose_length, spread
 from model.packing import count_tokens, share_by_tokens, share_slots
 from model.settings import load_config
 from model.size import count_positions
@@ -71,3 +75,37 @@ def test_tokens_are_positions_of_the_lm():
     model: ModelConfig = load_config("full.yaml").model
     for num_frames in (1500, 3750):
         assert count_tokens(model, num_frames) == count_positions(model, num_frames, 600, 250)[0]
+
+
+def fill(name: str, setting: str, world_size: int) -> float:
+    """Return tokens to what the micro-batches of 20 steps of a year may hold: songs of 60 s and more, 200 s on average.
+
+    Where songs are counted instead, a micro-batch may hold that many of the longest.
+    """
+    config = load_config(name, [setting] if setting else [])
+    model, data, generator = config.model, config.data, np.random.default_rng(0)
+    rules = CropRules(
+        min_frames=int(data.min_crop_s * 25), max_frames=data.max_crop_frames, block_frames=model.block_frames,
+        max_lyric_tokens=model.conditions.max_lyric_tokens, seconds_per_tag=data.seconds_per_tag,
+    )  # fmt: skip
+    room = config.count_longest_songs() * count_tokens(model, data.max_crop_frames)
+    held, had = 0, 0.0
+    for step in range(0, 150_000, 7_500):
+        places = range(step * 128, (step + 1) * 128)
+        songs = np.exp(generator.normal(math.log(200) - 0.28**2 / 2, 0.28, 128)).clip(max(60, data.min_crop_s), 600)
+        lengths = [
+            choose_length(int(25 * song_s), rules, spread(derive_seed(0, "length"), place))
+            for song_s, place in zip(songs, places, strict=True)
+        ]
+        ranks = share_songs(config, lengths, world_size)
+        held += sum(count_tokens(model, length) for length in lengths)
+        had += room * len(ranks[0]) * world_size
+    return held / had
+
+
+@pytest.mark.parametrize("world_size", [1, 8, 16])
+@pytest.mark.parametrize("name", ["full.yaml", "paper.yaml", "tiny.yaml"])
+def test_a_years_catalogue_fills_the_budget(name: str, world_size: int):
+    by_tokens, by_songs = fill(name, "", world_size), fill(name, "trainer.micro_batch_size=2", world_size)
+    assert by_tokens >= 0.95, f"{by_tokens:.3f}"
+    assert by_songs < 0.9, f"{by_songs:.3f}"

@@ -236,6 +236,24 @@ def test_deepspeed_gets_enough_micro_batches_for_every_song(world_size: int, mic
     assert settings["optimizer"]["params"]["torch_adam"] is True
 
 
+def test_micro_batches_are_limited_by_songs_or_by_tokens_or_by_both(tree: dict):
+    def count(world_size: int, size: int, tokens: int) -> tuple[int, int]:
+        limits = [f"trainer.micro_batch_size={size}", f"trainer.micro_batch_tokens={tokens}"]
+        config = load_config("full.yaml", limits)
+        settings = deepspeed_settings(config, world_size)
+        assert settings["gradient_accumulation_steps"] == config.count_micro_batches(world_size)[1]
+        return config.count_micro_batches(world_size)
+
+    assert count(16, 0, 14_800) == (2, 3), "of crops of even lengths, and of the longest"
+    assert count(1, 0, 14_800) == (32, 43)
+    assert count(16, 2, 0) == (4, 4)
+    assert count(16, 2, 14_800) == (4, 4)
+    tree["trainer"]["micro_batch_tokens"] = 4000
+    assert "trainer.micro_batch_tokens is 4000, expected 0 or at least 4829: one song of" in refusal(tree)
+    tree["trainer"]["micro_batch_tokens"] = 0
+    assert "trainer.micro_batch_size and trainer.micro_batch_tokens are both 0" in refusal(tree)
+
+
 def test_compiled_layers_under_zero_3_are_refused(tree: dict):
     tree["trainer"] |= {"zero_stage": 3, "compile_layers": True}
     assert "full.yaml: trainer.compile_layers is true and trainer.zero_stage 3" in refusal(tree)

@@ -1,5 +1,6 @@
 """Tests of model/step_runner.py and model/step_cache.py: steps that are recorded once write the same songs."""
 
+import functools
 import logging
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
 from model import step_cache
@@ -249,3 +251,56 @@ def test_flash_attn_reads_a_row_to_its_end_and_one_recording_is_enough(
     assert len(extents) == 1, "the whole of the room there is"
     for song, other in zip(found, expected, strict=True):
         assert_same(song, other)
+
+
+def test_buckets_cost_less_than_the_whole_room() -> None:
+    """A song of 150 s at full size, its longest conditions read: positions that steps look at, against those needed."""
+    config = ModelConfig(lm_layers=1, num_heads=1, dim=32)
+    start, num_steps = 250 + 600 + 1, 235 * 17 - 1
+    cache = StepCache(config, [start, 1], num_steps, like=torch.empty(0, device="meta"), bucket=step_cache.BUCKET)
+    extents = []
+    for _ in range(num_steps):
+        extents.append(cache.extent)
+        cache.grow()
+    needed = start + (num_steps + 1) / 2
+    assert cache.keys_LRHME.shape[3] == max(extents) == 5 * step_cache.BUCKET
+    assert len(set(extents)) == 5, "as many recordings of a token's step"
+    assert sum(extents) / num_steps == pytest.approx(1.18 * needed, rel=0.01)
+    assert start + num_steps == pytest.approx(1.70 * needed, rel=0.01), "what looking at all there is room for costs"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_graphs_write_the_songs_that_plain_steps_do(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr("model.song_writer.BUCKET", 64)
+    device = torch.device("cuda")
+    model, config = make_model().to(device, dtype), replace(CONFIG, max_frames=160, repetition_penalty=1.2)
+    runner = choose_runner(device)
+    songs = write(model, config, runner)
+    assert runner.is_recording, "no step was refused"
+    assert runner.num_launched > 150
+    for found, expected in zip(songs, write(model, config, choose_runner(device, with_graphs=False)), strict=True):
+        assert found.semantic_tokens.tolist() == expected.semantic_tokens.tolist()
+        assert_close(found.latents, expected.latents)
+
+
+@pytest.mark.slow
+def test_compiled_layers_are_compiled_once_for_songs_of_any_length_and_number(
+    tiny_config: ModelConfig, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced without generating code, as in test_compile.py."""
+    torch._dynamo.reset()
+    counters.clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    model = make_model(replace(tiny_config, lm_layers=1, dit_layers=1))
+    model.compile_layers()
+    seen = []
+    for count, blocks in ((2, 2), (1, 3), (3, 5)):
+        generate(model, LYRICS[:count], PROMPTS[:count], range(count), replace(CONFIG, max_frames=blocks * BLOCK))
+        seen.append(counters["stats"]["unique_graphs"])
+    torch._dynamo.reset()
+    assert not counters["graph_break"], dict(counters["graph_break"])
+    assert 0 < seen[0] <= 8
+    assert seen == [seen[0]] * 3

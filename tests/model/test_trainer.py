@@ -1,8 +1,10 @@
 """The trainer: exact on any ranks, resumable to the bit, and clear about what is wrong. Real processes over gloo."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.base_weights import load_model
-from model.batches import DENIED, Batches
+from model.batches import DENIED, Batches, RankBatch
 from model.checkpoint import CheckpointError, find_newest, list_checkpoints, read_state
 from model.noise import draw
 from model.ranks import Ranks
@@ -345,6 +347,21 @@ def test_reasons_of_skipped_songs_are_counted(ranks: Ranks, tmp_path: Path, capl
     assert skipped
     assert all(reasons == {reason: count} for _, count, reasons in skipped)
     assert f"skipped {skipped[0][1]} songs ({skipped[0][1]} times {reason})" in caplog.text
+
+
+def test_reasons_of_all_ranks_are_added_up(dataset: Path, ranks: Ranks, tmp_path: Path):
+    """What rank 0 writes is what the others could not use, too, and one that is asked to leave is enough."""
+    run = TrainingRun(tiny_config(dataset, tmp_path / "run"), lambda: ranks)
+    other = json.dumps({"damaged: train/000001.tar": 2, DENIED: 1})
+    run.ranks = SimpleNamespace(
+        rank=0, is_main=True, add_up=lambda facts: torch.tensor(facts) + torch.tensor([0, 3, 1, 0]),
+        collect=lambda text: [text, other],
+    )  # fmt: skip
+    batch = RankBatch(micro_batches=(), num_skipped=Counter({DENIED: 4}))
+    fetched = run._fetch(SimpleNamespace(next=lambda: batch), 0)
+    assert fetched.skipped == Counter({DENIED: 5, "damaged: train/000001.tar": 2})
+    assert fetched.is_leaving
+    run._trainer.close()
 
 
 def test_cheap_recomputation_that_is_not_is_told(dataset: Path, ranks: Ranks, tmp_path: Path, caplog):

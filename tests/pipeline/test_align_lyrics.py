@@ -198,3 +198,59 @@ def test_evidence_is_what_the_order_of_the_words_adds():
     assert measure_evidence(give(*lines), heard[::-1]) < 0.15
     assert measure_evidence(give(OTHER_SONG), heard) < 0.15
     assert measure_evidence(give("la la la la la"), hear("la la la la la la la la", 0)) == pytest.approx(0.0)
+
+
+SIX = (LANTERNS, HARBOUR, SUMMER, HORSES, "golden wheat under the thunder", "yellow boats beside a meadow")
+
+
+def align_stamped(monkeypatch: pytest.MonkeyPatch, given_s: list[float]) -> Song:
+    """A song of six lines, one of them not heard, whose file gives these times."""
+    sung = [(text, 3.0 + 6.0 * k) for k, text in enumerate(SIX)]
+    lyrics = "\n".join(f"[{int(t) // 60:02d}:{t % 60:05.2f}]{text}" for t, text in zip(given_s, SIX, strict=True))
+    song = open_song(lyrics, [word for k, each in enumerate(sung) if k != 2 for word in hear(*each)])
+    song.duration_s = 40.0
+    assert align(monkeypatch, song, SungSong(*sung, duration_s=40.0)) is song
+    assert [(line.text, line.start_s) for line in song.lines] == [(text, pytest.approx(at_s)) for text, at_s in sung]
+    return song
+
+
+@pytest.mark.parametrize(
+    ("given_s", "offset_s", "drift"),
+    [
+        ([3.0 + 6 * k for k in range(6)], 0.0, 0.0),
+        ([23.0 + 6 * k for k in range(6)], -20.0, 0.0),
+        ([(3.0 + 6 * k) / 1.03 for k in range(6)], 0.52, 0.03),
+    ],
+)
+def test_the_row_says_how_far_the_times_of_the_file_were_off(monkeypatch, given_s, offset_s, drift):
+    song = align_stamped(monkeypatch, given_s)
+    assert song.lyrics_offset_s == pytest.approx(offset_s, abs=0.02)
+    assert song.lyrics_drift == pytest.approx(drift, abs=1e-3)
+    assert song.metrics["lyrics_times_fit"] == 1.0
+    assert song.warnings == []
+
+
+def test_of_lines_with_one_time_the_first_is_evidence(monkeypatch):
+    """Two voices, or a cue of two lines: the second is sung later, which is no fault of the file."""
+    song = align_stamped(monkeypatch, [3.0, 3.0, 15.0, 15.0, 27.0, 27.0])
+    assert song.lyrics_offset_s == pytest.approx(0.0, abs=0.02)
+    assert song.metrics["lyrics_times_fit"] == 1.0
+
+
+def test_nonsense_times_change_nothing_and_are_named(monkeypatch):
+    song = align_stamped(monkeypatch, [1.0, 1.5, 2.0, 30.0, 31.0, 39.0])
+    assert (song.lyrics_offset_s, song.lyrics_drift) == (None, None)
+    assert ["times are of no use" in warning for warning in song.warnings] == [True]
+
+
+def test_lines_that_their_times_put_into_another_order_are_read_as_written(monkeypatch):
+    song = align_stamped(monkeypatch, [31.0, 5.0, 22.0, 1.0, 17.0, 9.0])
+    assert (song.lyrics_offset_s, song.lyrics_drift) == (None, None)
+    assert ["the order of their times is not the one" in warning for warning in song.warnings] == [True]
+
+
+def test_without_times_nothing_is_said_of_them(monkeypatch):
+    song = open_song(f"{LANTERNS}\n{HARBOUR}", [*hear(LANTERNS, 2), *hear(HARBOUR, 6)])
+    assert align(monkeypatch, song, SungSong((LANTERNS, 2), (HARBOUR, 6))) is song
+    assert (song.lyrics_offset_s, song.lyrics_drift, song.warnings) == (None, None, [])
+    assert "lyrics_times_fit" not in song.metrics

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.clean_folder import (
     SONGS_SCHEMA,
+    count_times,
     file_stem,
     format_lrc,
     format_textgrid,
@@ -105,10 +107,44 @@ def test_no_text_ends_its_field_of_a_textgrid(title):
     assert all(field.count('"') % 2 == 0 for field in fields)
 
 
+def timed_row(offset_s: float | None, drift: float | None, fit: float | None) -> dict[str, Any]:
+    song = example_song()
+    song.lyrics_offset_s, song.lyrics_drift = offset_s, drift
+    if fit is not None:
+        song.metrics["lyrics_times_fit"] = fit
+    return song_row(song, None, "f")
+
+
+def test_how_far_the_times_of_lyrics_files_are_off_is_told(tmp_path):
+    rows = [
+        timed_row(None, None, None),
+        timed_row(0.123456, 0.0, 1.0),
+        timed_row(-8.0, None, 0.8),
+        timed_row(0.2, -0.0123456, 0.9),
+        timed_row(None, None, 0.3),
+        timed_row(9.0, 0.1, 1.0) | {"verdict": "reject"},
+    ]
+    assert [(row["lyrics_offset_s"], row["lyrics_drift"]) for row in rows[:4]] == [
+        (None, None),
+        (0.123, 0.0),
+        (-8.0, None),
+        (0.2, -0.01235),
+    ]
+    write_table(tmp_path / "songs.parquet", rows, SONGS_SCHEMA)
+    assert count_times(rows) == {"songs": 4, "of_no_use": 1, "off": 1, "drifting": 1}
+    stats = {"seen": 6, "kept": 5, "rejected": {}, "quarantined": 0, "failed": 0, "audio_hours": 1.0, "wall_s": 1.0}
+    stats |= {"lines": {}, "dropped_lines": {}, "seconds_per_stage": {}, "lyrics_times": count_times(rows)}
+    write_report(tmp_path / "report.html", rows, [], [], stats)
+    page = (tmp_path / "report.html").read_text()
+    assert "lyrics -8.00 s<" in page.replace("</span>", "<")
+    assert "lyrics +0.20 s, -1.2 %" in page
+    assert "Times in the lyrics files" in page
+
+
 def test_a_report_is_not_turned_around_by_a_name(tmp_path):
     row = song_row(example_song(), None, "f") | {"title": "gnp\u202e3pm.<script>"}
     stats = {"seen": 2, "kept": 1, "rejected": {}, "quarantined": 900, "failed": 1, "audio_hours": 1.0, "wall_s": 1.0}
-    stats |= {"lines": {}, "dropped_lines": {}, "seconds_per_stage": {}}
+    stats |= {"lines": {}, "dropped_lines": {}, "seconds_per_stage": {}, "lyrics_times": count_times([row])}
     quarantined = [{"audio": f"{n}.mp3", "reason": "cut"} for n in range(900)]
     write_report(tmp_path / "report.html", [row], quarantined, [{"audio": "f.mp3", "reason": "no memory"}], stats)
     page = (tmp_path / "report.html").read_text()

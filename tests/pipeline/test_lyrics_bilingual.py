@@ -168,3 +168,27 @@ def test_english_ad_libs_in_parentheses_are_no_translation() -> None:
     text = "\n".join([f"{korean[0]} (oh baby)", f"{korean[1]} (yeah)", f"{korean[2]} (come on)", *korean[3:]])
     assert len(parse_lyrics(text).lines) == len(korean)
     assert parse_lyrics(text).dropped == ()
+
+
+def stanzas(lines: list[str]) -> str:
+    return "\n".join([*lines[:3], "", *lines[3:]])
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "sung"),
+    [
+        (f"{stanzas(CHINESE)}\n\n{stanzas(ENGLISH)}", None, CHINESE),
+        (f"{stanzas(ENGLISH)}\n\n{stanzas(CHINESE)}", None, ENGLISH),
+        (f"{stanzas(ENGLISH)}\n\n{stanzas(CHINESE)}", "zh", CHINESE),
+        ("\n".join([*CHINESE, "---", *ENGLISH]), None, CHINESE),
+        (f"{stanzas(CHINESE)}\n\n{stanzas(ENGLISH)}", "ko", CHINESE + ENGLISH),
+        (f"{stanzas(CHINESE)}\n\n{stanzas(ENGLISH[:5])}", None, CHINESE + ENGLISH[:5]),
+        ("\n".join([*CHINESE, "", *ENGLISH]), None, CHINESE + ENGLISH),  # one verse in each language
+        (f"{stanzas(CHINESE)}\n{stanzas(ENGLISH)}", None, CHINESE + ENGLISH),  # no stanza ends where the language does
+    ],
+)
+def test_a_second_block_without_stamps_is_a_translation(text: str, language: str | None, sung: list[str]) -> None:
+    parsed = parse_lyrics(text, language=language)
+    assert [line.text for line in parsed.lines] == sung
+    reasons = {line.reason for line in parsed.dropped} - {"symbols"}
+    assert reasons == (set() if len(sung) > 6 else {"translation"})

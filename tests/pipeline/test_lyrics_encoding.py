@@ -161,11 +161,33 @@ def test_utf_8_that_is_cut_or_has_a_western_line_is_read_with_a_warning(shared: 
 
 
 def test_readings_that_are_equally_good_are_told_and_the_language_decides() -> None:
-    data = "Čekam te kraj prozora".encode("cp1250")
-    read = read_text(data)
-    assert re.fullmatch("lyrics_encoding: read as cp1252, cp1250 or .* is as likely", read.warnings[0])
-    assert read_text(data, "hr").text == "Čekam te kraj prozora"
-    assert read_text(data, "hr").warnings == ()
+    data = "да".encode("cp1251")
+    assert re.fullmatch("lyrics_encoding: read as cp1251, cp1255 is as likely", read_text(data).warnings[0])
+    for language in ("ru", "he"):
+        assert read_text(data, language).text == data.decode({"ru": "cp1251", "he": "cp1255"}[language])
+
+
+@pytest.mark.parametrize("encoding", ["iso2022_jp", "iso2022_kr", "hz"])
+def test_encodings_of_seven_bits_are_no_ascii(encoding: str) -> None:
+    text = {"iso2022_jp": LYRICS["ja"], "iso2022_kr": LYRICS["ko"], "hz": CHINESE}[encoding]
+    assert decode_lyrics(text.encode(encoding)) == text
+    assert decode_lyrics(b"oh ~{no~} my ~ love {") == "oh ~{no~} my ~ love {"
+
+
+def test_persian_and_khmer_in_utf_16_have_joiners() -> None:
+    for text in ("من می\u200cخواهم بروم\nبه خانه", "ខ្ញុំ\u200bស្រលាញ់\nអ្នក"):
+        for encoding in ("utf-16-le", "utf-16-be"):
+            assert decode_lyrics(text.encode(encoding)) == clean_text(text)
+
+
+def test_accents_of_a_western_song_are_no_chinese_and_no_russian() -> None:
+    for text in (
+        "Não há mais ninguém\nno fim da tarde",
+        "We wait in the café\nall night long",
+        "Ik ga naar België\nin de zomer",
+    ):
+        for encoding in ("cp1252", "mac_roman", "cp850"):
+            assert decode_lyrics(text.encode(encoding)) == text
 
 
 LEADS = [bytes([first, second]) for first in range(0x81, 0xFF) for second in (0x30, 0x40, 0x62, 0x64, 0xA3, 0xA5)]
@@ -188,7 +210,7 @@ def test_random_bytes_in_every_encoding_decode_or_raise_lyrics_error() -> None:
     generator = random.Random(7)
     codes = (0x20, 0x61, 0xE9, 0x401, 0x3042, 0x4E00, 0x6211, 0x1F3B5)
     num_read = 0
-    for number in range(20_000):
+    for number in range(1_000):
         text = "".join(map(chr, generator.choices(codes, k=9)))
         data = (
             generator.randbytes(number % 24 + 1),
@@ -203,7 +225,7 @@ def test_random_bytes_in_every_encoding_decode_or_raise_lyrics_error() -> None:
             continue
         num_read += 1
         assert decoded.encode().decode() == decoded
-    assert num_read > 5_000
+    assert num_read > 250
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE])
@@ -248,6 +270,12 @@ def test_saved_misreadings_are_undone(text: str) -> None:
     assert decode_lyrics(misread.encode()) == text
     if any(char > "\u3000" for char in text):
         assert decode_lyrics(text.encode("gbk").decode("latin-1").encode()) == text
+
+
+@pytest.mark.parametrize(("language", "encoding"), [("ru", "cp1251"), ("el", "iso8859_7"), ("ko", "euc_kr")])
+def test_any_script_that_was_saved_as_western_is_undone(language: str, encoding: str) -> None:
+    text = LYRICS[language]
+    assert decode_lyrics(text.encode(encoding).decode("latin-1").encode()) == text
 
 
 @pytest.mark.parametrize("text", ["ÂME ÉPERDUE", "naïve Ã", "ÉTÉ À LA MER", "ñ", "øæå", "Où êtes-vous ?", "ÎÒÔÛ"])

@@ -122,6 +122,10 @@ def test_a_simple_file_is_read_as_by_the_long_way() -> None:
         '{"a":',
         "{\\k1}a",
         "a\\n",
+        "{1}{2}a|",
+        "{1}{2}{y:i\n",
+        "[1][2]/a\n",
+        "0:01\na\n",
     ],
 )
 def test_floods_of_any_format_take_no_time(unit: str) -> None:

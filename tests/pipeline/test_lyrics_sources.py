@@ -1,12 +1,14 @@
 """Lyrics in the formats of players, captions, karaoke and transcripts: recognised by content, read with their times."""
 
+import itertools
 import json
+import zlib
 from pathlib import Path
 
 import pytest
 
 from pipeline.lyrics import ParsedLyrics, parse_lyrics
-from pipeline.lyrics_encoding import read_lyrics
+from pipeline.lyrics_encoding import MAX_LYRICS_BYTES, LyricsError, decode_lyrics, read_lyrics
 
 Row = tuple[float | None, str]
 
@@ -285,3 +287,44 @@ def test_the_shared_cases(shared: Path, name: str) -> None:
     if not path.is_file():
         pytest.skip(f"no {path}")
     assert [line.text for line in parse_lyrics(read_lyrics(path)).lines] == CASES[name]
+
+
+def test_subtitles_that_count_frames() -> None:
+    cues = "{250}{300}walking home|under {the} rain\n{y:i}\n{310}{400}{y:i}again ] [\n{410}{}and [verse]\n{420}{430}\n"
+    parsed = parse_lyrics("{1}{1}25.000\n" + cues)
+    assert parsed.format_name == "microdvd"
+    assert rows(parsed)[:3] == [(10.0, "walking home"), (None, "under rain"), (12.4, "again ]  [".replace("  ", " "))]
+    assert [line.end_s for line in parsed.lines][:3] == [None, 12.0, 16.0]
+    assert ("metadata", "{1}{1}25.000") in [(line.reason, line.text) for line in parsed.dropped]
+    assert {line.time_s for line in parse_lyrics(cues).lines} == {None}  # nobody says how long a frame is
+    parsed = parse_lyrics("[10][25]walking home\n[30][45]/under|/the rain\n[50][75]again")
+    assert (parsed.format_name, rows(parsed)) == (
+        "mpl2",
+        [(1.0, "walking home"), (3.0, "under"), (None, "the rain"), (5.0, "again")],
+    )
+
+
+def test_a_transcript_has_its_clocks_on_lines_of_their_own() -> None:
+    parsed = parse_lyrics("0:05\nwalking home\n0:08\nunder the rain\nagain\n1:02:10\nthe end of it")
+    assert parsed.format_name == "transcript"
+    assert rows(parsed) == [(5.0, "walking home"), (8.0, "under the rain"), (None, "again"), (3730.0, "the end of it")]
+    assert {line.reason for line in parsed.dropped} == {"timestamp"}
+    assert parse_lyrics("5:30\nin the morning\n5:10\nback again\n5:50\nlate").format_name == "plain"
+
+
+def pack_krc(text: bytes) -> bytes:
+    key = b"@Gaw^2tGQ61-\xce\xd2ni"
+    return b"krc1" + bytes(byte ^ mask for byte, mask in zip(zlib.compress(text), itertools.cycle(key), strict=False))
+
+
+def test_krc_is_unpacked_and_what_cannot_be_is_refused_in_one_line() -> None:
+    parsed = parse_lyrics(decode_lyrics(pack_krc("\ufeff[ti:x [y]]\r\n[5000,900]<0,500,0>我<500,400,0>走".encode())))
+    assert (rows(parsed), words(parsed)) == ([(5.0, "我走")], (("我", 5.0), ("走", 5.5)))
+    for data, message in (
+        (pack_krc(b"la")[:-6], "damaged KRC"),
+        (b"krc1" + b"\x93" * 90, "damaged KRC"),
+        (pack_krc(b"a" * (MAX_LYRICS_BYTES + 1)), "holds over 1000000 bytes"),
+        (b"\x98\x25\xb0\xac" + b"\x93" * 90, "encrypted QRC"),
+    ):
+        with pytest.raises(LyricsError, match=message):
+            decode_lyrics(data)

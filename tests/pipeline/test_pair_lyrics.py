@@ -80,7 +80,7 @@ def test_an_empty_file_counts_as_none(tmp_path, empty):
 
 
 def test_what_only_its_player_reads_is_named(tmp_path):
-    assert "encrypted" in pair(tmp_path, "song.mp3", "song.krc", content=b"krc18" + b"\x93" * 900).hint
+    assert "encrypted" in pair(tmp_path, "song.mp3", "song.qrc", content=b"\x98\x25\xb0\xac" + b"\x93" * 900).hint
 
 
 def test_a_pipe_and_a_dead_link_are_no_lyrics(tmp_path):

@@ -1,15 +1,22 @@
 """The plan: every song once an epoch, the same from any place, near each other on the disk, languages by share."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from shards.bench import probe_index
 from shards.bench_data import SONGS_PER_SHARD, write_bench_index
-from shards.index import IndexRow, read_index, write_index_columns
+from shards.index import DatasetInfo, IndexRow, read_index, write_dataset_info, write_index, write_index_columns
 from shards.plan import MIXTURE_CYCLE, Plan, PlanError
+from shards.reader import ShardReader
+from shards.storage import LocalSource, LocalStorage
+from shards.writer import make_key, write_shard
+
+from .conftest import build_sample
 
 NUM_ROWS = 100 * SONGS_PER_SHARD
 
@@ -105,3 +112,55 @@ def test_the_probe_of_the_benchmark_finds_a_batch(root: Path) -> None:
     found = probe_index(root, step=10)
     assert 0 < found["seconds"] < 60
     assert found["peak_mb"] > 0
+
+
+LANGUAGES = ["en", "es", "ja", "ko", "zh"]
+
+
+@pytest.fixture(scope="module")
+def by_language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 shards of 25 songs, each shard of one of five languages, as a catalogue has that is sorted by language."""
+    root = tmp_path_factory.mktemp("by_language")
+    song, written = build_sample(channels=1), []
+    for shard in range(80):
+        of_shard = [song.metadata | {"song_id": f"{shard}-{n}", "language": LANGUAGES[shard // 16]} for n in range(25)]
+        songs = [replace(song, key=make_key(metadata["song_id"]), metadata=metadata) for metadata in of_shard]
+        written += write_shard(root / "train" / f"{shard:06d}.tar", songs)
+    info = DatasetInfo.from_rows(written, latent_mean=[0.0], latent_std=[1.0], models={}, fingerprint="mixture")
+    write_dataset_info(root, info)
+    write_index(root, written)
+    return root
+
+
+@pytest.mark.parametrize("window_shards", [16, None])
+def test_five_languages_do_not_thrash_the_open_shards(
+    by_language: Path, monkeypatch: pytest.MonkeyPatch, window_shards: int | None
+) -> None:
+    """An epoch of each, once through every shard: 80 opens for 2000 songs; no byte is read in vain."""
+    opened: Counter[str] = Counter()
+    num_bytes = 0
+    open_shard, read_at = LocalStorage.open_shard, LocalSource.read_at
+
+    def count_open(self: LocalStorage, shard: Path | str) -> LocalSource:
+        opened[str(shard)] += 1
+        return open_shard(self, shard)
+
+    def count_read(self: LocalSource, start: int, wanted: int) -> NDArray[np.uint8]:
+        nonlocal num_bytes
+        num_bytes += wanted
+        return read_at(self, start, wanted)
+
+    index, reader = read_index(by_language), ShardReader(by_language)
+    plan = Plan(index, seed=0, shares=dict.fromkeys(LANGUAGES, 1.0), window_shards=window_shards)
+    rows = [index.row(plan.song(place)) for place in range(len(index))]
+    monkeypatch.setattr(LocalStorage, "open_shard", count_open)
+    monkeypatch.setattr(LocalSource, "read_at", count_read)
+    for row in rows:
+        reader.read_raw(row)
+    assert {row.shard for row in rows} == opened.keys()
+    assert num_bytes == sum(row.end - row.start for row in rows)
+    opens_per_song = opened.total() / len(rows)
+    if window_shards is None:
+        assert opens_per_song < 1.2 / 25
+    else:
+        assert opens_per_song > 4 / 25, "80 shards at a time, and 64 that are open"

@@ -61,3 +61,10 @@ def test_the_limit_of_open_files(monkeypatch):
     assert "ulimit -n 65535" in found.remedy
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert machine.check_open_files().status == "ok"
+
+
+def test_the_limit_of_mapped_memory(monkeypatch):
+    monkeypatch.setattr(machine, "usable_memory", lambda: 20 * GB)
+    for limit, status in ((10 * GB, "FAIL"), (12 * GB, "ok"), (resource.RLIM_INFINITY, "ok")):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert machine.check_address_space().status == status
