@@ -23,6 +23,7 @@ NUM_LINES = 8
 NUM_WORDS = 20_000  # the commonest of a language
 MAX_TRIES = 40  # for each file that is wanted: texts without a letter beyond ASCII tell nothing
 SOURCES = ("translations", "words")
+WORDS_PACKAGE = "wordfreq"
 
 _DJANGO_NAMES = {"no": "nb", "zh": "zh_Hans", "zh-hant": "zh_Hant", "sr-latn": "sr_Latn"}
 _WORDFREQ_NAMES = {"no": "nb", "hr": "sh", "bs": "sh", "sr-latn": "sh"}
@@ -59,9 +60,9 @@ def read_translations(language: str, *, for_table: bool) -> list[str]:
 @cache
 def read_words(language: str) -> tuple[list[str], list[float]]:
     """Return wordfreq's commonest words of a language and the running sum of their shares; empty for others."""
-    if importlib.util.find_spec("wordfreq") is None:
+    if importlib.util.find_spec(WORDS_PACKAGE) is None:
         raise SourceMissingError("wordfreq is not installed")
-    wordfreq: Any = importlib.import_module("wordfreq")
+    wordfreq: Any = importlib.import_module(WORDS_PACKAGE)  # no part of any environment of ours
     name = _WORDFREQ_NAMES.get(language, language)
     if name not in wordfreq.available_languages() or language == "sr":  # which it has in Latin letters
         return [], []

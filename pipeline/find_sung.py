@@ -107,7 +107,7 @@ def _borne_out(lines: Sequence[Candidate], expected: Mapping[int, Span]) -> list
         if before.words == line.words:
             is_said = is_near(before, expected) and is_near(line, expected)
             weaker = min(before, line, key=lambda each: each.support)
-            least[id(weaker)] = MIN_SUPPORT if is_said else MIN_REPEATED_SUPPORT
+            least[id(weaker)] = MIN_PLACED_SUPPORT if is_said else MIN_REPEATED_SUPPORT
     return [line for line in lines if line.support >= least[id(line)]]
 
 

@@ -1,5 +1,6 @@
 """Lines that the recogniser did not hear, searched first where the lyrics file's times have them."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.encoded_song import Span
@@ -19,6 +20,8 @@ from pipeline.sung_audio import SungAudio
 from pipeline.whisper import MAX_WINDOW_S, MIN_WORD_S
 
 MARGIN_S = 1.5  # of a window around where lines are expected: a fit holds to a second, a line's first words are quick
+# Of a line that the file gives several times: only its times say where each is sung. Other lines rarely reach this.
+MIN_REPETITION_SUPPORT = 0.6
 NEAR_S = 2.0
 MIN_SUPPORT_SHARE = 0.5  # of what a line has elsewhere: times that fit the other lines speak for themselves
 FAR_S = 4.0  # from where it is expected: a line there is taken for another one, if an equal one is expected there
@@ -37,6 +40,7 @@ def search_expected(
         audio: the song.
     """
     heard: list[Candidate] = []
+    counts = Counter(tuple(line.words) for line in candidates)
     for group, low_s, high_s in find_gaps(candidates, found, audio):
         inside = [line for line in group if id(line) in expected and low_s <= _middle(expected[id(line)]) < high_s]
         for run, window in _windows(inside, expected, low_s, high_s):
@@ -45,7 +49,11 @@ def search_expected(
             support = audio.measure_support(*window, [line.words for line in run])
             for line, nats in zip(run, support, strict=True):
                 line.support = float(nats)
-            sung = [line for line in run if line.support >= MIN_SUPPORT]
+            sung = [
+                line
+                for line in run
+                if line.support >= (MIN_REPETITION_SUPPORT if counts[tuple(line.words)] > 1 else MIN_SUPPORT)
+            ]
             time_lines([(line, window) for line in sung], audio)
             heard += sung
     return heard
