@@ -28,12 +28,13 @@ import soundfile
 
 from jobs.cluster import JobError
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
-from pipeline.audio import decode_audio
+from pipeline.audio.decode import decode_audio
 from pipeline.bench_lyrics import measure_lyrics
-from pipeline.clean_song import MODELS
-from pipeline.inputs import InputError, SongInput, find_songs
+from pipeline.catalogue.inputs import SongInput, find_songs
+from pipeline.cleaning.clean_song import MODELS
+from pipeline.input_file import InputError
 from pipeline.model_files.profiles import Profile, locate_models
-from pipeline.separator_weights import load_separator
+from pipeline.separation.demucs_weights import load_separator
 
 logger = logging.getLogger(__name__)
 

@@ -26,12 +26,12 @@ from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, 
 from jobs.failures import Failure, FailureBudget
 from jobs.output_folder import claim_folder, require_apart
 from jobs.run_options import RunOptions, add_run_flags, read_run_options
-from pipeline.clean_folder import (
+from pipeline.catalogue.inputs import LOCK, RECORDS, Scan, SongInput, scan
+from pipeline.cleaning.clean_song import CleanSettings
+from pipeline.cleaning.records import (
     CHECKED,
     FAILED_SCHEMA,
-    LOCK,
     QUARANTINE_SCHEMA,
-    RECORDS,
     SONGS_SCHEMA,
     count_times,
     read_record,
@@ -39,9 +39,8 @@ from pipeline.clean_folder import (
     write_run,
     write_table,
 )
-from pipeline.clean_song import CleanSettings
-from pipeline.inputs import InputError, Scan, SongInput, scan
-from pipeline.report import write_report
+from pipeline.cleaning.report import write_report
+from pipeline.input_file import InputError
 from shards.atomic_file import remove_temporaries
 
 logger = logging.getLogger(__name__)

@@ -6,13 +6,13 @@ from pathlib import Path
 from jobs.clean_survey import quarantine, record_failure
 from jobs.cluster import Row, naming
 from jobs.failures import Failure, attempt
-from pipeline.audio import AudioDecodeError, hash_file
-from pipeline.check_audio import CheckAudio
-from pipeline.clean_song import finish_song, start_song
-from pipeline.inputs import SongInput
+from pipeline.audio.decode import AudioDecodeError, hash_file
+from pipeline.catalogue.inputs import SongInput
+from pipeline.cleaning.check_audio import CheckAudio
+from pipeline.cleaning.clean_song import finish_song, start_song
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage, run_stages
-from pipeline.transcribe_vocals import explain_drop
+from pipeline.transcription.transcribe_vocals import explain_drop
 
 
 class SongWorker:

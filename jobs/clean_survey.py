@@ -10,21 +10,21 @@ from typing import Any
 
 from jobs.cluster import Row
 from jobs.failures import Failure, attempt
-from pipeline.audio import AudioDecodeError, hash_file, require_regular_file
-from pipeline.audio_fingerprint import find_near_duplicates
-from pipeline.audio_tags import fill_from_tags, read_tags
-from pipeline.check_audio import CheckAudio
-from pipeline.checked_audio import CheckedAudio, check_file
-from pipeline.clean_folder import read_record, write_record
-from pipeline.clean_song import CleanSettings, finish_song, lyrics_bytes, song_fingerprint, start_song
-from pipeline.hallucinations import MAX_LETTERS_PER_S
-from pipeline.inputs import SongInput
-from pipeline.lyrics import ParsedLyrics, parse_lyrics
-from pipeline.lyrics_encoding import LyricsError, decode_lyrics
-from pipeline.lyrics_text import split_words
-from pipeline.match_words import sound_key
+from pipeline.audio.decode import AudioDecodeError, hash_file, require_regular_file
+from pipeline.audio.landmarks import find_near_duplicates
+from pipeline.catalogue.inputs import SongInput
+from pipeline.catalogue.tags import fill_from_tags, read_tags
+from pipeline.cleaning.check_audio import CheckAudio
+from pipeline.cleaning.checked_audio import CheckedAudio, check_file
+from pipeline.cleaning.clean_song import CleanSettings, finish_song, lyrics_bytes, song_fingerprint, start_song
+from pipeline.cleaning.records import read_record, write_record
+from pipeline.lyrics.encoding import LyricsError, decode_lyrics
+from pipeline.lyrics.language import identify_text
+from pipeline.lyrics.line_text import split_words
+from pipeline.lyrics.parse import ParsedLyrics, parse_lyrics
+from pipeline.lyrics.sounds import sound_key
 from pipeline.song import Drop, DroppedLine, Song
-from pipeline.text_language import identify_text
+from pipeline.transcription.hallucinations import MAX_LETTERS_PER_S
 
 logger = logging.getLogger(__name__)
 

@@ -131,11 +131,11 @@ def connect(device: Device = "auto", max_worker_bytes: int | None = None) -> Clu
 
 def _explain_unusable_gpu() -> str | None:
     """Return why PyTorch cannot use the GPU of this machine, None if it can or there is none."""
-    from model.nvidia_driver import read_driver
+    from model.training.nvidia_driver import read_driver
 
     if not read_driver().gpus:  # importing PyTorch takes a second
         return None
-    from model.hardware import explain_unusable_gpu
+    from model.training.hardware import explain_unusable_gpu
 
     return explain_unusable_gpu()
 

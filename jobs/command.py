@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from jobs.cluster import JobError, leave
-from model.config import ConfigError
-from pipeline.inputs import InputError
-from pipeline.language_names import UnknownLanguageError, language_code
-from pipeline.lyrics_encoding import LyricsError
+from model.network.config import ConfigError
+from pipeline.input_file import InputError
+from pipeline.lyrics.encoding import LyricsError
+from pipeline.lyrics.language_names import UnknownLanguageError, language_code
 from pipeline.model_files.errors import ModelError
 from pipeline.model_files.profiles import PROFILES, Profile, ProfileError, get_profile
 from pipeline.model_files.stage_files import STAGES

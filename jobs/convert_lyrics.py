@@ -18,14 +18,14 @@ from typing import Any
 
 from jobs.cluster import resolve_path
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, run_command
-from pipeline.clean_folder import write_text
-from pipeline.inputs import InputError
+from pipeline.cleaning.records import write_text
+from pipeline.input_file import InputError
 from pipeline.lyric_formats.document import Document
 from pipeline.lyric_formats.formats import FORMATS, Format, convert
-from pipeline.lyric_formats.songs import REPORT_NAME, ROWS, Song, find_inputs, read_songs
-from pipeline.lyrics_encoding import LyricsError
-from pipeline.phonemes import Phonemizer
-from pipeline.songbloom_format import validate
+from pipeline.lyric_formats.lyrics_files import REPORT_NAME, ROWS, Song, find_inputs, read_songs
+from pipeline.lyric_formats.songbloom import validate
+from pipeline.lyrics.encoding import LyricsError
+from pipeline.phonemes.phonemizer import Phonemizer
 from shards.atomic_file import open_atomic
 
 logger = logging.getLogger(__name__)

@@ -24,14 +24,14 @@ from jobs.cluster import resolve_path
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.output_folder import claim_folder
 from jobs.song_output import write_song
-from model.boards import SampleBoards, Sound
-from model.hardware import choose_device, describe_device
-from model.samples import SAMPLES
-from model.weights_file import CheckpointError, read_tensors
-from pipeline.encode_song import load_codec
-from pipeline.inputs import InputError
+from model.training.boards import SampleBoards, Sound
+from model.training.hardware import choose_device, describe_device
+from model.training.samples import SAMPLES
+from model.weights.weights_file import CheckpointError, read_tensors
+from pipeline.encoding.encode_song import load_codec
+from pipeline.encoding.vae_latents import VaeCodec
+from pipeline.input_file import InputError
 from pipeline.model_files.profiles import locate_models
-from pipeline.vae_latents import VaeCodec
 from shards.schema import FRAME_RATE_HZ
 
 STEP_FOLDER = re.compile(r"step_(\d{6,12})")

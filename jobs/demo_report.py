@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from pipeline.clean_folder import write_text
+from pipeline.cleaning.records import write_text
 
 _TEMPLATE = Path(__file__).with_name("demo_report.html.jinja")
 WIDTH, HEIGHT = 640, 220  # of the loss curve, in SVG units

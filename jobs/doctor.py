@@ -56,7 +56,7 @@ def main() -> tuple[dict[str, Any], int]:
     from jobs.checks.model_list import read_languages
     from jobs.cluster import resolve_path
     from jobs.command import EXIT_FINE, EXIT_SHORT, read_profile
-    from pipeline.inputs import InputError
+    from pipeline.input_file import InputError
 
     arguments = parse_arguments()
     if arguments.gpus is not None and arguments.gpus < 0:

@@ -24,16 +24,17 @@ from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, 
 from jobs.failures import Failure, FailureBudget, attempt
 from jobs.output_folder import claim_folder, require_apart
 from jobs.run_options import RunOptions, add_run_flags, read_run_options
-from pipeline.audio import AudioDecodeError, decode_audio, hash_file, require_regular_file
-from pipeline.audio_tags import fill_from_tags, read_tags
-from pipeline.clean_folder import write_text
-from pipeline.clean_song import lyrics_bytes
-from pipeline.encode_song import MODELS, SongEncoder, SongToEncode, describe_models
-from pipeline.inputs import InputError, SongInput, scan
-from pipeline.lyrics_encoding import decode_lyrics
+from pipeline.audio.decode import AudioDecodeError, decode_audio, hash_file, require_regular_file
+from pipeline.catalogue.inputs import SongInput, scan
+from pipeline.catalogue.tags import fill_from_tags, read_tags
+from pipeline.cleaning.clean_song import lyrics_bytes
+from pipeline.cleaning.records import write_text
+from pipeline.encoding.encode_song import MODELS, SongEncoder, SongToEncode, describe_models
+from pipeline.encoding.plan_shards import PlannedShard, plan_shards, song_from_raw, songs_from_clean
+from pipeline.input_file import InputError
+from pipeline.lyrics.encoding import decode_lyrics
 from pipeline.model_files.profiles import Profile, locate_models
-from pipeline.phonemes import Mode
-from pipeline.plan_shards import PlannedShard, plan_shards, song_from_raw, songs_from_clean
+from pipeline.phonemes.phonemizer import Mode
 from shards.atomic_file import remove_temporaries
 from shards.dataset_info import INFO_NAME, DatasetInfo, write_dataset_info
 from shards.index import INDEX_NAME, IndexRow, write_index
@@ -385,9 +386,9 @@ def read_phoneme_mode(name: str) -> Mode:
     path = resolve_path(Path(name))
     if not path.exists():
         raise InputError(f"--phonemes {name}: expected {' or '.join(get_args(Mode))}, or a checkpoint; no such file")
-    from model.base_weights import read_config  # loads PyTorch
-    from model.checkpoint import CheckpointError, find_weights
-    from model.weights_file import read_header
+    from model.weights.base_weights import read_config  # loads PyTorch
+    from model.weights.checkpoint import CheckpointError, find_weights
+    from model.weights.weights_file import read_header
 
     try:
         file = find_weights(path)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from jobs.cluster import JobError
-from pipeline.audio import AudioDecodeError
+from pipeline.audio.decode import AudioDecodeError
 from pipeline.model_files.errors import ModelError
 from pipeline.stage import StageError
 

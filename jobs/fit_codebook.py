@@ -27,11 +27,12 @@ from jobs.command import EXIT_FINE, CommandParser, add_model_flags, read_profile
 from jobs.failures import Failure, FailureBudget, attempt
 from jobs.output_folder import claim_folder
 from jobs.run_options import RunOptions, add_run_flags, read_run_options
-from pipeline.audio import AudioDecodeError
-from pipeline.codebook import MODEL_TYPE, Codebook
-from pipeline.codebook_fitter import CodebookFitter
-from pipeline.encode_song import MAX_DURATION_S, FeatureSampler
-from pipeline.inputs import InputError, SongInput, find_songs
+from pipeline.audio.decode import AudioDecodeError
+from pipeline.catalogue.inputs import SongInput, find_songs
+from pipeline.encoding.codebook import MODEL_TYPE, Codebook
+from pipeline.encoding.codebook_fitter import CodebookFitter
+from pipeline.encoding.encode_song import MAX_DURATION_S, FeatureSampler
+from pipeline.input_file import InputError
 from pipeline.model_files.config_files import read_config
 from pipeline.model_files.errors import ModelError
 from pipeline.model_files.fingerprint import fingerprint_model

@@ -27,20 +27,20 @@ from jobs.cluster import resolve_path
 from jobs.command import EXIT_FINE, EXIT_SHORT, CommandParser, add_model_flags, read_profile, run_command
 from jobs.song_orders import Order, check_orders, read_orders
 from jobs.song_output import SongStream, write_song
-from model.base_weights import load_model
-from model.checkpoint import CheckpointError
-from model.hardware import DTYPES, choose_device, choose_dtype, describe_device
-from model.sampling import PRESETS, GeneratedSong, Opening, SamplingConfig, generate
-from model.song_model import SongModel
-from model.step_runner import StepRunner, choose_runner, describe_steps
-from model.varlen import describe_attention
-from pipeline.audio import AudioDecodeError, DecodedAudio, decode_audio, resample, to_stereo
-from pipeline.encode_song import fit, frames_of, load_codec, load_tokenizer, semantic_audio
-from pipeline.inputs import InputError
+from model.network.song_model import SongModel
+from model.network.varlen import describe_attention
+from model.sampling.sampling import PRESETS, GeneratedSong, Opening, SamplingConfig, generate
+from model.sampling.step_runner import StepRunner, choose_runner, describe_steps
+from model.training.hardware import DTYPES, choose_device, choose_dtype, describe_device
+from model.weights.base_weights import load_model
+from model.weights.checkpoint import CheckpointError
+from pipeline.audio.decode import AudioDecodeError, DecodedAudio, decode_audio, resample, to_stereo
+from pipeline.encoding.encode_song import fit, frames_of, load_codec, load_tokenizer, semantic_audio
+from pipeline.encoding.semantic_tokens import SemanticTokenizer
+from pipeline.encoding.vae_latents import VaeCodec
+from pipeline.input_file import InputError
 from pipeline.model_files.profiles import Profile, locate_models
-from pipeline.phonemes import Mode, Phonemizer
-from pipeline.semantic_tokens import SemanticTokenizer
-from pipeline.vae_latents import VaeCodec
+from pipeline.phonemes.phonemizer import Mode, Phonemizer
 from shards.schema import FRAME_RATE_HZ, LATENT_HOP_LENGTH, LATENT_SAMPLE_RATE_HZ, PROMPT_FRAMES, count_frames
 
 PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}

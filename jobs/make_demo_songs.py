@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.command import EXIT_FINE, run_command
-from pipeline.synthesis import bad_lyrics as bad
-from pipeline.synthesis.bad_lyrics import NoisyLine
-from pipeline.synthesis.singing import SINGERS
-from pipeline.synthesis.song_files import write_song
-from pipeline.synthesis.songs import SongSpec, SyntheticSong, make_song
+from pipeline.miniatures.songs import bad_lyrics as bad
+from pipeline.miniatures.songs.bad_lyrics import NoisyLine
+from pipeline.miniatures.songs.singing import SINGERS
+from pipeline.miniatures.songs.song_files import write_song
+from pipeline.miniatures.songs.songs import SongSpec, SyntheticSong, make_song
 
 FOLDER = Path(__file__).resolve().parent / "demo_songs"
 SHORT = (("intro", 1), ("verse", 4), ("chorus", 4), ("outro", 1))

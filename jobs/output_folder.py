@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.inputs import InputError
+from pipeline.input_file import InputError
 
 
 def require_apart(source: Path, out: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jobs.cluster import Device
 from jobs.command import CommandParser
 from jobs.failures import MAX_FAILED_IN_ROW
-from pipeline.inputs import InputError
+from pipeline.input_file import InputError
 
 # A song may take ten minutes and thirty times its length unless a flag says otherwise: Whisper large-v3 and wav2vec 2.0
 # on one core take about five times the length, a GPU a twentieth. What takes longer hangs.

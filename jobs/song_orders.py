@@ -11,11 +11,11 @@ from typing import Any
 import soundfile
 
 from jobs.cluster import resolve_path
-from pipeline.inputs import InputError
-from pipeline.lyrics import parse_lyrics
-from pipeline.lyrics_encoding import read_lyrics
-from pipeline.songbloom_format import validate
-from pipeline.untimed_lyrics import format_untimed
+from pipeline.input_file import InputError
+from pipeline.lyric_formats.songbloom import validate
+from pipeline.lyric_formats.untimed_lyrics import format_untimed
+from pipeline.lyrics.encoding import read_lyrics
+from pipeline.lyrics.parse import parse_lyrics
 
 ENTRY = '{"lyrics": file, "prompt": file, "out": file, "seed": 0}'
 

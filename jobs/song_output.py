@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.vae_latents import VaeCodec
+from pipeline.encoding.vae_latents import VaeCodec
 from shards.schema import FRAME_RATE_HZ, LATENT_SAMPLE_RATE_HZ
 
 Latents = NDArray[np.float32]  # [T, C]

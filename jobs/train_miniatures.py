@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.command import EXIT_FINE, run_command
-from pipeline.miniature_training.corpus import Stems, load_corpus, make_corpus
+from pipeline.miniatures.training.corpus import Stems, load_corpus, make_corpus
 from pipeline.model_files.names import MINIATURE_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ MODELS = ("separator", "vae", "muq", "codebook")  # in this order: the codebook 
 
 def train_model(name: str, songs: list[Stems], out: Path) -> dict[str, Any]:
     """Train one model into `out/name` and return what is worth telling."""
-    from pipeline.miniature_training import codebook, muq, separator, vae
+    from pipeline.miniatures.training import codebook, muq, separator, vae
 
     if name == "codebook":
         return asdict(codebook.train(songs, out / name, muq_folder=out / "muq", seed=SEED))
@@ -36,7 +36,7 @@ def train_model(name: str, songs: list[Stems], out: Path) -> dict[str, Any]:
 
 def measure_model(name: str, songs: list[Stems], out: Path) -> dict[str, Any]:
     """Return the figures of one model; MuQ is measured with its codebook."""
-    from pipeline.miniature_training import quality
+    from pipeline.miniatures.training import quality
 
     if name == "separator":
         return quality.measure_separator(songs, out / name)

@@ -22,14 +22,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.base_weights import CODEBOOK_PARAMETERS, load_model, read_config
-from model.checkpoint import CheckpointError, find_weights
-from model.config import ConfigError
-from model.lora import ADAPTER_NAMES
-from model.reference_weights import WeightsError, export_reference, from_reference, read_weights
-from model.settings import FinetuneConfig, RunConfig, load_config
-from model.song_model import SongModel
-from model.weights_file import read_header, read_tensors
+from model.network.config import ConfigError
+from model.network.lora import ADAPTER_NAMES
+from model.network.song_model import SongModel
+from model.settings.settings import FinetuneConfig, RunConfig, load_config
+from model.weights.base_weights import CODEBOOK_PARAMETERS, load_model, read_config
+from model.weights.checkpoint import CheckpointError, find_weights
+from model.weights.reference_weights import WeightsError, export_reference, from_reference, read_weights
+from model.weights.weights_file import read_header, read_tensors
 from shards.atomic_file import open_atomic, sync
 
 VAE_ROOT = "vae."

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.config import ConditionsConfig, ModelConfig
-from model.noise import Draws
-from model.sampling import SamplingConfig
-from model.song_batch import SongBatch
+from model.network.config import ConditionsConfig, ModelConfig
+from model.network.noise import Draws
+from model.network.song_batch import SongBatch
+from model.sampling.sampling import SamplingConfig
 
 REFERENCE_PENALTY = 1.1  # of the public sampler, whenever its penalty is on
 SUPPORTED = {"backend": "llama", "diffusion_objective": "rectified_flow", "norm": "layer_norm", "pre_norm": False}

@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from model.batches import Batches, derive_seed
-from model.config import ConfigError
-from model.noise import draw
-from model.sampling import SamplingConfig, generate
-from model.settings import RunConfig, load_config
-from model.song_batch import BatchError, SongBatch, count_blocks
-from model.song_model import SongModel
+from model.data.batches import Batches, derive_seed
+from model.network.config import ConfigError
+from model.network.noise import draw
+from model.network.song_batch import BatchError, SongBatch, count_blocks
+from model.network.song_model import SongModel
+from model.sampling.sampling import SamplingConfig, generate
+from model.settings.settings import RunConfig, load_config
 from shards.index import read_index
 from shards.reader import ShardReader
 from shards.schema import ShardError

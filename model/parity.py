@@ -16,8 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.conditioning import PADDING
-from model.config import ConfigError, ModelConfig
 from model.fixture import (
     Case,
     FixtureError,
@@ -27,14 +25,16 @@ from model.fixture import (
     training_batch,
     with_padding,
 )
-from model.flow import velocity_error
-from model.interleave import IGNORED, Packing, make_targets, mark_first, unweave_body
-from model.noise import Draws
-from model.reference_weights import WeightsError, load_reference, to_reference
-from model.sampling import generate
-from model.song_batch import SongBatch, mark_blocks
-from model.song_model import SongModel
-from model.song_writer import SongWriter
+from model.network.conditioning import PADDING
+from model.network.config import ConfigError, ModelConfig
+from model.network.flow import velocity_error
+from model.network.interleave import IGNORED, Packing, make_targets, mark_first, unweave_body
+from model.network.noise import Draws
+from model.network.song_batch import SongBatch, mark_blocks
+from model.network.song_model import SongModel
+from model.sampling.sampling import generate
+from model.sampling.song_writer import SongWriter
+from model.weights.reference_weights import WeightsError, load_reference, to_reference
 
 FORWARD_TOLERANCE = 1e-5  # relative to the largest expected magnitude; float32 leaves about 1e-6 after some layers
 GRADIENT_TOLERANCE = 1e-4

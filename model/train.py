@@ -77,18 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Read once, when PyTorch loads, hence the imports below: threads that wait must not spin, which is ten times
     # slower as soon as two processes share the cores of a CPU run.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from model.checkpoint import CheckpointError
-    from model.config import ConfigError
-    from model.peers import PeerWatch, Whereabouts
-    from model.progress import describe_sizes
-    from model.ranks import Ranks, choose_rank_device, count_local_ranks
-    from model.reference_weights import WeightsError
-    from model.roofline import describe_run
-    from model.settings import load_config
-    from model.song_batch import BatchError
-    from model.step_sums import BadStepError
-    from model.trainer import join_ranks, leave_ranks
-    from model.training_run import PeerError, TrainingRun
+    from model.network.config import ConfigError
+    from model.network.song_batch import BatchError
+    from model.settings.settings import load_config
+    from model.training.peers import PeerWatch, Whereabouts
+    from model.training.progress import describe_sizes
+    from model.training.ranks import Ranks, choose_rank_device, count_local_ranks
+    from model.training.roofline import describe_run
+    from model.training.step_sums import BadStepError
+    from model.training.trainer import join_ranks, leave_ranks
+    from model.training.training_run import PeerError, TrainingRun
+    from model.weights.checkpoint import CheckpointError
+    from model.weights.reference_weights import WeightsError
     from shards.schema import ShardError
 
     user_errors = (ConfigError, ShardError, BatchError, CheckpointError, WeightsError, OSError)

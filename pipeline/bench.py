@@ -25,19 +25,19 @@ import numpy as np
 import soundfile
 import torch
 
-from pipeline.audio import Audio, decode_audio, fill, resample
-from pipeline.codebook import Codebook
-from pipeline.demucs_stream import StreamSeparator, in_precision
-from pipeline.encode_song import frames_of, latent_audio, load_codec, load_tokenizer, semantic_audio
+from pipeline.audio.decode import Audio, decode_audio, fill, resample
+from pipeline.encoding.codebook import Codebook
+from pipeline.encoding.encode_song import frames_of, latent_audio, load_codec, load_tokenizer, semantic_audio
+from pipeline.encoding.muq_weights import load_muq
+from pipeline.encoding.semantic_tokens import plan_windows
+from pipeline.encoding.vae_checkpoint import load_oobleck
 from pipeline.gpu import ieee_float32
 from pipeline.model_files.errors import ModelError
 from pipeline.model_files.profiles import PROFILES, Profile, get_profile, locate_models
-from pipeline.muq_weights import load_muq
-from pipeline.semantic_tokens import plan_windows
-from pipeline.separate_vocals import SeparateVocals
-from pipeline.separator_weights import load_separator
+from pipeline.separation.demucs_stream import StreamSeparator, in_precision
+from pipeline.separation.demucs_weights import load_separator
+from pipeline.separation.separate_vocals import SeparateVocals
 from pipeline.song import Song
-from pipeline.vae_checkpoint import load_oobleck
 from shards.schema import FRAME_RATE_HZ, LATENT_HOP_LENGTH, LATENT_SAMPLE_RATE_HZ, SEMANTIC_HOP_LENGTH
 
 ENCODERS = ("separator", "tokens", "vae")

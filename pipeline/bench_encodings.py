@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline.encoding_texts import SOURCES, SourceMissingError, make_files
-from pipeline.lyrics_encoding import LyricsError, clean_text, read_text
+from pipeline.lyrics.encoding import LyricsError, clean_text, read_text
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.lyrics import parse_lyrics
-from pipeline.lyrics_encoding import read_lyrics
+from pipeline.lyrics.encoding import read_lyrics
+from pipeline.lyrics.parse import parse_lyrics
 
 FILE_BYTES = 2000
 KINDS = ("tagged", "lrc", "chinese", "web")

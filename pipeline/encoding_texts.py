@@ -1,7 +1,7 @@
 """Made texts of eight lines in many languages and encodings, from the data of other packages.
 
-From translations of Django (whole sentences; one half of them makes the table of `pipeline.letter_costs`, files come
-from the other) and from wordfreq's words (drawn as often as they are used).
+From translations of Django (whole sentences; one half of them makes the table of `pipeline.lyrics.letter_costs`, files
+come from the other) and from wordfreq's words (drawn as often as they are used).
 """
 
 import gettext
@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.lyrics_encoding import clean_text
+from pipeline.lyrics.encoding import clean_text
 
 NUM_LINES = 8
 NUM_WORDS = 20_000  # the commonest of a language

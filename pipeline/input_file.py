@@ -77,3 +77,7 @@ def open_regular(path: Path, *, may_be_empty: bool = False) -> Iterator[io.FileI
         yield io.FileIO(descriptor, closefd=False)
     finally:
         os.close(descriptor)
+
+
+class InputError(ValueError):
+    """An input folder or manifest that cannot be used at all."""

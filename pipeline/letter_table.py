@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.encoding_texts import CEDILLAS, SourceMissingError, read_translations
-from pipeline.letter_costs import CHARACTERS, DIGITS, NATS_PER_STEP, OTHER_SCRIPTS, TABLE_PATH
+from pipeline.lyrics.letter_costs import CHARACTERS, DIGITS, NATS_PER_STEP, OTHER_SCRIPTS, TABLE_PATH
 
 MIN_CHARACTER_SHARE = 3e-5  # of a language's characters; rarer ones cost what all rare ones do
 MAX_CHARACTERS = 2_500

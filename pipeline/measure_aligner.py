@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.aligner import Aligner, Aligners, check_aligners
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
-from pipeline.lyrics_text import split_words
+from pipeline.alignment.by_language import Aligner, Aligners, check_aligners
+from pipeline.audio.decode import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
+from pipeline.lyrics.line_text import split_words
 from pipeline.model_files.errors import ModelError
 
 ACCOMPANIMENT_SHARE = 0.5  # as the profile miniature

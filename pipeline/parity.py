@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from pipeline.encoding.vae_latents import VaeCodec
 from pipeline.model_files.errors import ModelError
-from pipeline.vae_latents import VaeCodec
 
 VAE_TOLERANCE = 1e-4  # largest error over largest value, float32; the order of sums alone gives about 1e-6
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if fixture.is_dir():
             result = check_vae(fixture)
         elif fixture.is_file() and fixture.suffix == ".jsonl":
-            from pipeline.phoneme_parity import check_g2p
+            from pipeline.phonemes.fixtures import check_g2p
 
             result = check_g2p(fixture)
         else:

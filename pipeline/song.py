@@ -1,5 +1,7 @@
 """The records that stages exchange: a song with what is known of it, its words, lines and sections."""
 
+import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.encoded_song import EncodedSong
+MAX_STEM_BYTES = 180
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]")
+
+
+MIN_WORD_S = 0.04
+
 
 Edit = Literal["kept", "repaired", "recovered", "expanded"]
 
@@ -108,7 +115,7 @@ class Song:
     voice: NDArray[np.float32] | None = None  # [L], vocals at 16 kHz mono: where somebody sings
     speech: NDArray[np.float32] | None = None  # [L], 16 kHz mono: what the recogniser hears, see SeparateVocals
     voice_probability: NDArray[np.float32] | None = None  # [frames of whisper.VOICE_STEP_S], that somebody sings
-    encoded: EncodedSong | None = None  # `speech` as the recogniser's encoder hears it
+    encoded: object | None = None  # an EncodedSong: `speech` as the recogniser's encoder hears it
     transcript: Transcript | None = None
     sung_language: str = ""  # what the recogniser takes the singing for; "" where it knows one language only
     text_language: str = ""  # of the given lyrics; "" where they do not tell
@@ -122,3 +129,21 @@ class Song:
     lyrics_drift: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TimedWord:
+    """A word of given text with its place in the audio; `score` is the mean probability of its tokens."""
+
+    start_s: float
+    end_s: float
+    score: float
+
+
+def file_stem(song_id: str) -> str:
+    """Return a file name for a song: folders become `__`; what had to be replaced or cut is told apart by a hash."""
+    stem = _UNSAFE.sub("_", song_id.replace("/", "__")).strip(". ")
+    encoded = stem.encode()[:MAX_STEM_BYTES].decode("utf-8", "ignore")
+    if encoded != song_id.replace("/", "__") or "__" in song_id:
+        return f"{encoded}-{hashlib.sha256(song_id.encode()).hexdigest()[:8]}"
+    return encoded

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import av
 
-from pipeline.audio import AUDIO_SUFFIXES
-from pipeline.inputs import InputError, find_songs
+from pipeline.audio.decode import AUDIO_SUFFIXES
+from pipeline.catalogue.inputs import find_songs
+from pipeline.input_file import InputError
 from pipeline.model_files.profiles import Profile
 from shards.schema import FRAME_RATE_HZ, LATENT_CHANNELS, PROMPT_FRAMES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jobs.checks.catalogue_size import CatalogueSize, measure_catalogue
 from jobs.checks.finding import Finding, Status, format_bytes
-from pipeline.inputs import InputError
+from pipeline.input_file import InputError
 from pipeline.model_files.profiles import Profile
 
 MIN_FREE_BYTES = 100_000_000  # less than this is a full disk: a few songs' latents

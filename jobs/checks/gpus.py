@@ -8,11 +8,11 @@ from typing import Literal
 
 from jobs.checks.finding import Finding, format_bytes
 from jobs.cluster import WORKERS_PER_GPU
-from model.nvidia_driver import read_driver
-from pipeline.aligner import MAX_LOADED
-from pipeline.encoded_song import BATCH_WINDOWS
+from model.training.nvidia_driver import read_driver
+from pipeline.alignment.by_language import MAX_LOADED
 from pipeline.model_files.names import MINIATURE
 from pipeline.model_files.profiles import Profile
+from pipeline.transcription.encoded_song import BATCH_WINDOWS
 
 # What a process takes of a GPU for CUDA itself: 0.3 to 0.5 GB are usual.
 CONTEXT_BYTES = 500_000_000
@@ -140,7 +140,7 @@ def check_usable() -> Finding | None:
     """Return why PyTorch cannot use the GPU that is here; None: it can, or there is none."""
     if not is_gpu_here():
         return None
-    from model.hardware import explain_unusable_gpu
+    from model.training.hardware import explain_unusable_gpu
 
     problem = explain_unusable_gpu()
     if problem is None:
@@ -158,7 +158,7 @@ def check_gpus(profile: Profile, *, num_wanted: int | None, num_languages: int) 
         num_languages: for which an aligner stays loaded.
     """
     try:
-        from model import hardware
+        from model.training import hardware
     except (ImportError, OSError) as error:  # OSError: one of PyTorch's libraries cannot be loaded
         return [Finding(name="GPU", status="FAIL", found=f"PyTorch cannot be imported: {error}", remedy="make setup")]
     if (unusable := check_usable()) is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jobs.command import read_language
-from pipeline.aligner import choose_model
-from pipeline.inputs import InputError
+from pipeline.alignment.by_language import choose_model
+from pipeline.input_file import InputError
 from pipeline.model_files.errors import ModelFileError, ModelNotFoundError
 from pipeline.model_files.hub import HubName, RemoteModel, find_snapshot
 from pipeline.model_files.hub_repositories import PUBLISHED, find_repository

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.lyrics_encoding import LyricsError
+from pipeline.lyrics.encoding import LyricsError
 
 DISPLAY_NAMES = {
     "verse": "Verse",

@@ -8,9 +8,9 @@ from typing import Literal
 from pipeline.lyric_formats.document import Changes, Document, LyricFormatError, TextLine, TextSection
 from pipeline.lyric_formats.headers import comes_back
 from pipeline.lyric_formats.tagged import plain_text
-from pipeline.lyrics import parse_lyrics
-from pipeline.lyrics_headers import split_count
-from pipeline.lyrics_text import HAN, split_adlibs, strip_marks, tidy_line
+from pipeline.lyrics.headers import split_count
+from pipeline.lyrics.line_text import HAN, split_adlibs, strip_marks, tidy_line
+from pipeline.lyrics.parse import parse_lyrics
 from shards.schema import SECTION_LABELS, VOCAL_LABELS
 
 MIN_STANZA_LINES = 2  # on average, for blank lines to be read as borders of stanzas

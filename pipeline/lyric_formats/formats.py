@@ -22,8 +22,8 @@ from pipeline.lyric_formats.one_line import (
     write_songgeneration,
 )
 from pipeline.lyric_formats.reading import read_text
-from pipeline.lyrics_source import read_source
-from pipeline.songbloom_format import validate
+from pipeline.lyric_formats.songbloom import validate
+from pipeline.lyrics.source import read_source
 
 # What a header without words stands for where nobody says how long it is: four tags, a bar or two at one second each.
 ASSUMED_TAGS = 4

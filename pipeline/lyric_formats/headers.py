@@ -3,8 +3,8 @@
 import re
 
 from pipeline.lyric_formats.document import DISPLAY_NAMES
-from pipeline.lyrics_headers import match_header
-from pipeline.lyrics_page import split_line
+from pipeline.lyrics.headers import match_header
+from pipeline.lyrics.page import split_line
 
 _HEADER = re.compile(
     r"(?:\s*\[[\d:.]+\])*\s*\[(?P<name>[A-Za-z][^\[\]:–]*?)(?:\s+[-–]\s+(?P<description>[^\[\]]+)|:(?P<performer>[^\[\]]*))?\]"

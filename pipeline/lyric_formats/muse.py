@@ -5,7 +5,7 @@ import re
 
 from pipeline.lyric_formats.document import DISPLAY_NAMES, Changes, Document, LyricFormatError, TextLine, TextSection
 from pipeline.lyric_formats.one_line import read_json_lines
-from pipeline.lyrics_headers import match_header
+from pipeline.lyrics.headers import match_header
 
 _OPENING = "Please generate a song in the following style:{}.\nNext, I will tell you the requirements and lyrics for "
 _OPENING += "the song fragment to be generated, section by section.\n"

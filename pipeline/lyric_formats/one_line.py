@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from pipeline.lyric_formats.document import Changes, Document, LyricFormatError, TextLine, TextSection
-from pipeline.lyrics_headers import match_header
-from pipeline.lyrics_text import HAN
-from pipeline.songbloom_format import clean_line, join_phrases
+from pipeline.lyric_formats.songbloom import clean_line, join_phrases
+from pipeline.lyrics.headers import match_header
+from pipeline.lyrics.line_text import HAN
 from shards.schema import FRAME_RATE_HZ, SECTION_LABELS
 from shards.vocabulary import count_tags
 

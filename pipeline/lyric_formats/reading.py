@@ -7,9 +7,9 @@ from typing import Any
 from pipeline.lyric_formats.document import Changes, Document, TextLine, TextSection
 from pipeline.lyric_formats.fitting import end_at_next
 from pipeline.lyric_formats.headers import describe
-from pipeline.lyrics import LyricHeader, LyricLine, ParsedLyrics, parse_lyrics
+from pipeline.lyric_formats.songbloom import MAX_FRAMES, assign_sections
+from pipeline.lyrics.parse import LyricHeader, LyricLine, ParsedLyrics, parse_lyrics
 from pipeline.song import Line, Section
-from pipeline.songbloom_format import MAX_FRAMES, assign_sections
 from shards.schema import FRAME_RATE_HZ, time_to_frame
 
 _TAG = re.compile(r"^[ \t]*\[(?P<key>ti|ar|length):(?P<value>[^\n]*)\][ \t]*$", re.MULTILINE | re.IGNORECASE)

@@ -15,7 +15,7 @@ from pipeline.model_files.hub_repositories import find_repository
 from pipeline.model_files.stage_files import STAGES, WEIGHT_SUFFIXES, MissingFilesError, find_files
 
 MINIATURE = "miniature"
-MINIATURE_FOLDER = Path(__file__).resolve().parents[1] / "miniatures"
+MINIATURE_FOLDER = Path(__file__).resolve().parents[1] / "miniatures" / "weights"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,7 +25,7 @@ import psutil
 import soundfile
 from safetensors import safe_open
 
-from pipeline.audio import decode_audio
+from pipeline.audio.decode import decode_audio
 
 ROOT = Path(__file__).resolve().parents[2]
 SONGS = ROOT / "jobs" / "demo_songs"

@@ -18,9 +18,9 @@ import soundfile
 
 from jobs import fit_codebook
 from jobs.output_folder import claim_folder
-from pipeline.audio import decode_audio
-from pipeline.encode_song import FeatureSampler
-from pipeline.inputs import InputError
+from pipeline.audio.decode import decode_audio
+from pipeline.encoding.encode_song import FeatureSampler
+from pipeline.input_file import InputError
 from tests.jobs import crash_codebook
 from tests.jobs.conftest import ROOT
 

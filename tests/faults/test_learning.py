@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from jobs.cluster import JobError
-from model.checkpoint import CheckpointError
-from model.ranks import Ranks
-from model.training_run import TrainingRun
+from model.training.ranks import Ranks
+from model.training.training_run import TrainingRun
+from model.weights.checkpoint import CheckpointError
 from tests.model.tiny_dataset import build_song, tiny_config, write_tiny_dataset
 
 from .conftest import Disk, starve

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.pipeline.test_audio_tags import TITLE_AND_ARTIST, frame, id3, sylt, write
+from tests.pipeline.catalogue.test_tags import TITLE_AND_ARTIST, frame, id3, sylt, write
 
 from .target import scratch
 

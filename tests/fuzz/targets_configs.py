@@ -13,18 +13,18 @@ from huggingface_hub import hf_api
 from safetensors.torch import save
 
 from jobs.song_orders import read_orders
-from model.checkpoint import CheckpointError, list_checkpoints, read_state
-from model.config import ConfigError
-from model.settings import config_from_dict, load_config
-from model.strict_yaml import read_yaml
-from pipeline.clean_folder import read_record, record_path
-from pipeline.codebook import Codebook
-from pipeline.inputs import InputError
+from model.network.config import ConfigError
+from model.settings.settings import config_from_dict, load_config
+from model.settings.strict_yaml import read_yaml
+from model.weights.checkpoint import CheckpointError, list_checkpoints, read_state
+from pipeline.cleaning.records import read_record, record_path
+from pipeline.encoding.codebook import Codebook
+from pipeline.encoding.vae_checkpoint import parse_config
+from pipeline.input_file import InputError
 from pipeline.model_files.config_files import read_config
 from pipeline.model_files.errors import ModelFileError
 from pipeline.model_files.hub import HubError, HubName, list_remote
 from pipeline.model_files.stage_files import read_bag
-from pipeline.vae_checkpoint import parse_config
 from shards.dataset_info import read_dataset_info
 from shards.schema import ShardError
 
@@ -132,7 +132,7 @@ CONFIG_TARGETS = (
         run=in_file("config.yaml", read_yaml),
         errors=(ConfigError,),
         seeds=lambda: _configs()[:3],
-        modules=("model.strict_yaml", "yaml"),
+        modules=("model.settings.strict_yaml", "yaml"),
         max_bytes=1 << 9,
     ),
     Target(
@@ -140,14 +140,14 @@ CONFIG_TARGETS = (
         run=in_file("run.yaml", load_config),
         errors=(ConfigError,),
         seeds=lambda: _configs()[3:],
-        modules=("model.strict_yaml", "model.settings", "model.config"),
+        modules=("model.settings.strict_yaml", "model.settings.settings", "model.network.config"),
     ),
     Target(
         name="run.json",
         run=in_file("run.json", lambda path: config_from_dict(read_config(path), path.name)),
         errors=(ConfigError, ModelFileError),
         seeds=lambda: [json.dumps(load_config("tiny.yaml").to_dict()).encode()],
-        modules=("model.strict_yaml", "model.settings", "model.config"),
+        modules=("model.settings.strict_yaml", "model.settings.settings", "model.network.config"),
     ),
     Target(
         name="dataset.json",
@@ -161,14 +161,14 @@ CONFIG_TARGETS = (
         run=_checkpoint("state.json", read_state),
         errors=(CheckpointError,),
         seeds=_states,
-        modules=("model.checkpoint", "model.strict_yaml", "model.settings"),
+        modules=("model.weights.checkpoint", "model.settings.strict_yaml", "model.settings.settings"),
     ),
     Target(
         name="checkpoint.marker",
         run=_checkpoint("complete.json", lambda folder: list_checkpoints(folder.parent)),
         errors=(CheckpointError,),
         seeds=_markers,
-        modules=("model.checkpoint",),
+        modules=("model.weights.checkpoint",),
     ),
     Target(
         name="config.json",
@@ -182,14 +182,14 @@ CONFIG_TARGETS = (
         run=in_file("codebook/config.json", _codebook),
         errors=(ModelFileError,),
         seeds=_codebook_configs,
-        modules=("pipeline.codebook", "pipeline.model_files"),
+        modules=("pipeline.encoding.codebook", "pipeline.model_files"),
     ),
     Target(
         name="vae.config",
         run=in_file("vae.json", lambda path: parse_config(read_config(path), path)),
         errors=(ModelFileError,),
         seeds=_vae_configs,
-        modules=("pipeline.vae_checkpoint",),
+        modules=("pipeline.encoding.vae_checkpoint",),
     ),
     Target(
         name="bag.yaml",
@@ -218,6 +218,6 @@ CONFIG_TARGETS = (
         run=_record,
         errors=(),
         seeds=lambda: [b'{"song_id": "a", "fingerprint": "0", "quarantine": "x"}'],
-        modules=("pipeline.clean_folder",),
+        modules=("pipeline.cleaning.records",),
     ),
 )

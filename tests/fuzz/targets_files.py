@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 
-from model.reference_weights import WeightsError, read_weights
-from model.weights_file import CheckpointError, read_header, read_tensors
+from model.weights.reference_weights import WeightsError, read_weights
+from model.weights.weights_file import CheckpointError, read_header, read_tensors
 from pipeline.model_files.errors import ModelFileError
 from pipeline.model_files.tensors import read_safetensors, read_torch_file
 from shards.index import read_index
@@ -177,7 +177,7 @@ FILE_TARGETS = (
         run=_read_saved,
         errors=(CheckpointError,),
         seeds=_safetensors,
-        modules=("shards.tensor_files", "model.weights_file"),
+        modules=("shards.tensor_files", "model.weights.weights_file"),
     ),
     Target(
         name="checkpoint.pt",
@@ -191,7 +191,7 @@ FILE_TARGETS = (
         run=in_file("released.pt", read_weights),
         errors=(WeightsError,),
         seeds=_torch_files,
-        modules=("shards.tensor_files", "shards.tensor_pickle", "model.reference_weights"),
+        modules=("shards.tensor_files", "shards.tensor_pickle", "model.weights.reference_weights"),
     ),
     Target(
         name="tensor.pickle",

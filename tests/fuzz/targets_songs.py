@@ -10,25 +10,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from pipeline.audio import decode_audio
-from pipeline.audio_file import AudioDecodeError, AudioFile
-from pipeline.audio_headers import counted_duration_s, find_flac_streams, present_share, read_ogg_pages
-from pipeline.audio_tags import read_tags
-from pipeline.clean_folder import SONGS_SCHEMA
-from pipeline.inputs import InputError, find_songs
+from pipeline.audio.decode import decode_audio
+from pipeline.audio.file import AudioDecodeError, AudioFile
+from pipeline.audio.headers import counted_duration_s, find_flac_streams, present_share, read_ogg_pages
+from pipeline.catalogue.inputs import find_songs
+from pipeline.catalogue.tags import read_tags
+from pipeline.cleaning.records import SONGS_SCHEMA
+from pipeline.encoding.plan_shards import songs_from_clean
+from pipeline.input_file import InputError
 from pipeline.lyric_formats.document import Changes
 from pipeline.lyric_formats.formats import FORMATS, guess_format
-from pipeline.lyric_formats.songs import read_rows
-from pipeline.lyrics import parse_lyrics
-from pipeline.lyrics_encoding import LyricsError, clean_text, decode_lyrics
-from pipeline.plan_shards import songs_from_clean
+from pipeline.lyric_formats.lyrics_files import read_rows
+from pipeline.lyrics.encoding import LyricsError, clean_text, decode_lyrics
+from pipeline.lyrics.parse import parse_lyrics
 
 from .seeds_lyrics import FORMAT_SEEDS, KARAOKE, PLAIN, TIMED
 from .tagged_audio import tagged_files
 from .target import Target, as_raw_file, in_file
 
 _LYRICS_MODULES = tuple(
-    f"pipeline.lyrics{part}"
+    f"pipeline.lyrics.parse{part}"
     for part in ("", "_source", "_stamps", "_cues", "_json", "_tables", "_ultrastar", "_xml", "_headers", "_metadata",
                  "_repeats", "_bilingual", "_page", "_plain", "_simple", "_singers")
 )  # fmt: skip
@@ -147,7 +148,7 @@ SONG_TARGETS = (
         run=_decode,
         errors=(LyricsError,),
         seeds=_encodings,
-        modules=("pipeline.lyrics_encoding", "pipeline.legacy_encodings"),
+        modules=("pipeline.lyrics.encoding", "pipeline.lyrics.legacy_encodings"),
         max_bytes=1 << 8,
     ),
     Target(
@@ -174,7 +175,12 @@ SONG_TARGETS = (
         run=in_file("m/songs.csv", find_songs),
         errors=(InputError,),
         seeds=lambda: [b'audio,lyrics,language\na.mp3,la,en\nb.mp3,"l\na",\n'],
-        modules=("pipeline.inputs", "pipeline.manifest", "pipeline.manifest_text", "pipeline.manifest_columns"),
+        modules=(
+            "pipeline.catalogue.inputs",
+            "pipeline.catalogue.manifest",
+            "pipeline.catalogue.manifest_text",
+            "pipeline.catalogue.manifest_columns",
+        ),
         max_bytes=1 << 9,
     ),
     Target(
@@ -182,7 +188,12 @@ SONG_TARGETS = (
         run=in_file("m/songs.jsonl", find_songs),
         errors=(InputError,),
         seeds=lambda: [b'{"audio": "a.mp3", "lyrics": "la", "title": "t"}\n{"audio": "b/c.mp3"}\n'],
-        modules=("pipeline.inputs", "pipeline.manifest", "pipeline.manifest_text", "pipeline.manifest_columns"),
+        modules=(
+            "pipeline.catalogue.inputs",
+            "pipeline.catalogue.manifest",
+            "pipeline.catalogue.manifest_text",
+            "pipeline.catalogue.manifest_columns",
+        ),
         max_bytes=1 << 9,
     ),
     Target(
@@ -190,14 +201,19 @@ SONG_TARGETS = (
         run=in_file("m/songs.parquet", find_songs),
         errors=(InputError,),
         seeds=_parquet,
-        modules=("pipeline.inputs", "pipeline.manifest", "pipeline.manifest_parquet", "pipeline.manifest_columns"),
+        modules=(
+            "pipeline.catalogue.inputs",
+            "pipeline.catalogue.manifest",
+            "pipeline.catalogue.manifest_parquet",
+            "pipeline.catalogue.manifest_columns",
+        ),
     ),
     Target(
         name="songs.parquet",
         run=in_file("clean/songs.parquet", _plan),
         errors=(InputError,),
         seeds=_songs_parquet,
-        modules=("pipeline.plan_shards",),
+        modules=("pipeline.encoding.plan_shards",),
         max_bytes=1 << 14,
     ),
     Target(
@@ -213,14 +229,14 @@ SONG_TARGETS = (
         run=_read_headers,
         errors=(),
         seeds=lambda: [data[:2_000] for data in audio_files()],
-        modules=("pipeline.audio_headers",),
+        modules=("pipeline.audio.headers",),
     ),
     Target(
         name="tags",
         run=lambda data: read_tags(AudioFile(as_raw_file(data), Path("song.mp3"))),
         errors=(AudioDecodeError,),
         seeds=tagged_files,
-        modules=("pipeline.audio_tags",),
+        modules=("pipeline.catalogue.tags",),
     ),
     Target(
         name="audio",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from . import weights
+from ..hub import weights
 from .safetensors_file import write_safetensors
 from .server import Content, Repository, StandIn
 from .whisper_mels import write_large_v3_inputs

@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
+from pipeline.alignment.wav2vec2 import Wav2Vec2
+from pipeline.audio.decode import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
+from pipeline.encoding.semantic_tokens import SemanticTokenizer
+from pipeline.encoding.vae_latents import VaeCodec
 from pipeline.model_files.hub_repositories import PUBLISHED as FACTS
 from pipeline.model_files.names import resolve_model
 from pipeline.model_files.stage_files import find_files
-from pipeline.semantic_tokens import SemanticTokenizer
-from pipeline.separator_weights import load_separator
-from pipeline.vae_latents import VaeCodec
-from pipeline.wav2vec2 import Wav2Vec2
-from pipeline.whisper import Whisper
+from pipeline.separation.demucs_weights import load_separator
+from pipeline.transcription.whisper import Whisper
 from tests.hub import weights
 from tests.hub.ctranslate2_file import read_model, write_model
 from tests.hub.plugin import LoopbackHub

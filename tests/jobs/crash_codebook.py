@@ -13,7 +13,7 @@ import torch
 from jobs import fit_codebook
 from jobs.cluster import Cluster
 from jobs.run_options import RunOptions
-from pipeline.codebook_fitter import CodebookFitter
+from pipeline.encoding.codebook_fitter import CodebookFitter
 from pipeline.model_files.profiles import PROFILES
 
 

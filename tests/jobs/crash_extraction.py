@@ -25,8 +25,8 @@ import numpy as np
 from jobs import extract_tokens
 from jobs.cluster import Cluster
 from jobs.run_options import RunOptions
-from pipeline.audio import hash_file
-from pipeline.encode_song import SongToEncode
+from pipeline.audio.decode import hash_file
+from pipeline.encoding.encode_song import SongToEncode
 from pipeline.model_files.profiles import PROFILES
 from shards.sample import Sample
 from shards.writer import make_key

@@ -10,7 +10,7 @@ import soundfile
 from jobs import clean_lyrics
 from jobs.cluster import Cluster, Crew
 from jobs.run_options import RunOptions
-from pipeline.clean_song import CleanSettings
+from pipeline.cleaning.clean_song import CleanSettings
 from pipeline.model_files.profiles import get_profile
 from pipeline.song import Line, Section, Song, Word
 from pipeline.stage import Stage

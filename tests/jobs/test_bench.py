@@ -7,9 +7,9 @@ import soundfile
 import torch
 
 from jobs import bench
-from pipeline.inputs import InputError
+from pipeline.input_file import InputError
 from pipeline.model_files.profiles import get_profile
-from pipeline.separator_weights import load_separator
+from pipeline.separation.demucs_weights import load_separator
 
 PROFILE = get_profile("miniature")
 

@@ -20,7 +20,7 @@ from jobs import clean_lyrics
 from jobs.clean_steps import SongWorker
 from jobs.cluster import Crew, Died
 from jobs.output_folder import claim_folder
-from pipeline.clean_folder import RECORDS
+from pipeline.catalogue.inputs import RECORDS
 
 from .fake_cleaning import SingOneLine, clean, lay_out, results
 

@@ -5,10 +5,10 @@ import torch
 
 from jobs.clean_steps import SongWorker
 from jobs.cluster import _root_message, naming
-from pipeline.audio import AudioDecodeError, hash_file
-from pipeline.checked_audio import CheckedAudio
-from pipeline.clean_folder import read_record
-from pipeline.inputs import SongInput
+from pipeline.audio.decode import AudioDecodeError, hash_file
+from pipeline.catalogue.inputs import SongInput
+from pipeline.cleaning.checked_audio import CheckedAudio
+from pipeline.cleaning.records import read_record
 from pipeline.model_files.errors import ModelFileError, ModelNotFoundError
 from pipeline.song import Drop, Song
 from pipeline.stage import Stage, StageError

@@ -8,10 +8,11 @@ import soundfile
 
 from jobs.clean_survey import Survey, find_originals, settle
 from jobs.output_folder import claim_folder
-from pipeline.check_audio import CheckAudio
-from pipeline.clean_folder import read_record
-from pipeline.clean_song import CleanSettings, start_song
-from pipeline.inputs import InputError, SongInput, find_songs
+from pipeline.catalogue.inputs import SongInput, find_songs
+from pipeline.cleaning.check_audio import CheckAudio
+from pipeline.cleaning.clean_song import CleanSettings, start_song
+from pipeline.cleaning.records import read_record
+from pipeline.input_file import InputError
 from pipeline.model_files.profiles import get_profile
 from pipeline.song import Drop, Song
 from pipeline.stage import StageError

@@ -12,9 +12,9 @@ import pytest
 
 from jobs.command import EXIT_FINE, EXIT_SHORT
 from jobs.convert_lyrics import parse_arguments, run
-from pipeline.clean_folder import SONGS_SCHEMA
-from pipeline.inputs import InputError
-from pipeline.lyrics_encoding import LyricsError
+from pipeline.cleaning.records import SONGS_SCHEMA
+from pipeline.input_file import InputError
+from pipeline.lyrics.encoding import LyricsError
 
 LRC = "[ti:Quiet Harbor]\n[00:00.00]Written by Ada Merrow\n[00:02.00][Verse 1]\n[00:02.50]One light (oh oh)\n"
 LRC += "[00:09.00][Solo]\n[00:15.00][Chorus]\n[00:16.00]我们走 (x2)\n"

@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from jobs import decode_samples
 from jobs.decode_samples import main
-from model.boards import WANDB_NAME, WANDB_STEP_NAME
-from pipeline.inputs import InputError
+from model.training.boards import WANDB_NAME, WANDB_STEP_NAME
+from pipeline.input_file import InputError
 
 CHANNELS = 64
 

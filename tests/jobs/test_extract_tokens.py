@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jobs.extract_tokens import PROGRESS, lock
-from pipeline.inputs import InputError
+from pipeline.input_file import InputError
 from shards.dataset_info import read_dataset_info
 from shards.reader import ShardReader
 from shards.verify import verify

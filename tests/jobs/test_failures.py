@@ -5,7 +5,7 @@ import pytest
 from jobs import failures
 from jobs.cluster import JobError
 from jobs.failures import MAX_FAILED_IN_ROW, Failure, FailureBudget, attempt
-from pipeline.audio import AudioDecodeError
+from pipeline.audio.decode import AudioDecodeError
 
 
 def raising(error: Exception):

@@ -13,9 +13,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from jobs.fit_codebook import FRAMES_PER_SONG, PROGRESS, draw_songs, fit
-from pipeline.codebook import Codebook
-from pipeline.codebook_fitter import CodebookFitter
-from pipeline.inputs import SongInput
+from pipeline.catalogue.inputs import SongInput
+from pipeline.encoding.codebook import Codebook
+from pipeline.encoding.codebook_fitter import CodebookFitter
 
 from .crash_codebook import fork
 from .crash_codebook import run as run_fit

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from pipeline.audio import decode_audio
+from pipeline.audio.decode import decode_audio
 from shards.dataset_info import read_dataset_info
 from shards.reader import ShardReader
 

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from jobs.generate import main
-from model.base_weights import load_model
-from model.hardware import DeviceError
-from model.nvidia_driver import Driver, Gpu
-from model.settings import load_config
-from model.song_model import SongModel
-from pipeline.inputs import InputError
+from model.network.song_model import SongModel
+from model.settings.settings import load_config
+from model.training.hardware import DeviceError
+from model.training.nvidia_driver import Driver, Gpu
+from model.weights.base_weights import load_model
+from pipeline.input_file import InputError
 
 SIZES = ("dim=64", "num_heads=1", "lm_layers=1", "dit_layers=1", "ffn_scale=2", "time_features=16", "init_std=0.1")
 
@@ -107,7 +107,7 @@ def test_a_gpu_that_cannot_be_used_ends_the_command_before_any_work(
         torch_cuda="12.8",
     )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("model.hardware.read_driver", lambda: Driver(version="418.87.00", gpus=(gpu,)))
+    monkeypatch.setattr("model.training.hardware.read_driver", lambda: Driver(version="418.87.00", gpus=(gpu,)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("jobs.generate.load_model", lambda *_: pytest.fail("worked before it looked"))
     for options in ((), ("--device", "cuda")):

@@ -11,9 +11,10 @@ from jobs.checks.model_list import read_languages
 from jobs.clean_survey import Survey
 from jobs.command import read_language
 from jobs.extract_tokens import Survey as RawSurvey
-from pipeline.inputs import InputError, find_songs
-from pipeline.transcription import Listening
-from pipeline.whisper import Whisper
+from pipeline.catalogue.inputs import find_songs
+from pipeline.input_file import InputError
+from pipeline.transcription.transcription import Listening
+from pipeline.transcription.whisper import Whisper
 
 from .fake_cleaning import SETTINGS, lay_out
 

@@ -9,7 +9,7 @@ from jobs import extract_tokens
 from jobs.cluster import resolve_path
 from jobs.fit_codebook import is_codebook
 from jobs.output_folder import claim_folder, require_apart
-from pipeline.inputs import InputError
+from pipeline.input_file import InputError
 from pipeline.model_files.names import MINIATURE_FOLDER
 
 from .crash_extraction import digests, make_songs, run

@@ -11,18 +11,18 @@ from safetensors.torch import load_file, save_file
 from jobs.extract_tokens import read_phoneme_mode
 from jobs.generate import read_lyric_ids
 from jobs.song_orders import Order
-from model.base_weights import load_model, read_base
-from model.checkpoint import CheckpointError
-from model.config import ConfigError
 from model.convert import main as convert
-from model.reference_weights import export_reference
-from model.run_start import refuse_other_data
-from model.settings import RunConfig, config_from_dict, load_config
-from model.song_model import SongModel
-from pipeline.encode_song import MODELS, SongEncoder, describe_models
-from pipeline.inputs import InputError
+from model.network.config import ConfigError
+from model.network.song_model import SongModel
+from model.settings.settings import RunConfig, config_from_dict, load_config
+from model.training.run_start import refuse_other_data
+from model.weights.base_weights import load_model, read_base
+from model.weights.checkpoint import CheckpointError
+from model.weights.reference_weights import export_reference
+from pipeline.encoding.encode_song import MODELS, SongEncoder, describe_models
+from pipeline.input_file import InputError
 from pipeline.model_files.profiles import get_profile, locate_models
-from pipeline.phonemes import Phonemizer
+from pipeline.phonemes.phonemizer import Phonemizer
 from shards.dataset_info import DatasetInfo
 
 SIZES = ("dim=64", "num_heads=1", "lm_layers=1", "dit_layers=1", "ffn_scale=2", "time_features=16")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.inputs import SongInput
-from pipeline.lyrics import parse_lyrics
-from pipeline.phonemes import Phonemizer
-from pipeline.plan_shards import song_from_raw
-from pipeline.songbloom_format import validate
-from pipeline.untimed_lyrics import format_untimed
+from pipeline.catalogue.inputs import SongInput
+from pipeline.encoding.plan_shards import song_from_raw
+from pipeline.lyric_formats.songbloom import validate
+from pipeline.lyric_formats.untimed_lyrics import format_untimed
+from pipeline.lyrics.parse import parse_lyrics
+from pipeline.phonemes.phonemizer import Phonemizer
 from shards.vocabulary import compose_lyric_ids
 
 HEADED = """[ti:Lanterns]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.song_orders import check_orders, read_orders
-from pipeline.inputs import InputError
+from pipeline.input_file import InputError
 
 
 def read_batch(folder: Path, *lines: object) -> list:

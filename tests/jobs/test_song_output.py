@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from jobs.song_output import SongStream, write_song
+from pipeline.encoding.vae_latents import VaeCodec
 from pipeline.model_files.names import resolve_model
-from pipeline.vae_latents import VaeCodec
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import ConditionsConfig, ModelConfig
-from model.noise import Draws, draw
-from model.ranks import Ranks
-from model.song_batch import SongBatch
-from model.song_model import SongModel
-from model.trainer import join_ranks, leave_ranks
+from model.network.config import ConditionsConfig, ModelConfig
+from model.network.noise import Draws, draw
+from model.network.song_batch import SongBatch
+from model.network.song_model import SongModel
+from model.training.ranks import Ranks
+from model.training.trainer import join_ranks, leave_ranks
 
 from .tiny_dataset import build_song, write_tiny_dataset
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from model.batches import Batches
-from model.ranks import Ranks
-from model.song_model import SongModel
-from model.trainer import Trainer, join_ranks, leave_ranks
+from model.data.batches import Batches
+from model.network.song_model import SongModel
+from model.training.ranks import Ranks
+from model.training.trainer import Trainer, join_ranks, leave_ranks
 from shards.index import read_index
 from shards.reader import ShardReader
 from tests.model.runs import run_to

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from model.ranks import Ranks
-from model.settings import RunConfig
-from model.training_run import TrainingRun
+from model.settings.settings import RunConfig
+from model.training.ranks import Ranks
+from model.training.training_run import TrainingRun
 
 
 def run_to(config: RunConfig, ranks: Ranks, step: int) -> TrainingRun:

@@ -9,10 +9,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from model.base_weights import load_model
 from model.convert import main
-from model.reference_weights import export_reference
-from model.song_model import SongModel
+from model.network.song_model import SongModel
+from model.weights.base_weights import load_model
+from model.weights.reference_weights import export_reference
 from tests.shards.damage import damage
 
 from .tiny_dataset import tiny_config

@@ -10,19 +10,19 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from model import varlen
-from model.attention import PackedCausal
-from model.base_weights import load_model
-from model.bench_step import make_inputs
-from model.config import ModelConfig
-from model.hardware import choose_device, choose_dtype, explain_unusable_gpu, read_gpus
-from model.losses import SongOutput
-from model.noise import draw
+from model.bench.step import make_inputs
+from model.network import varlen
+from model.network.attention import PackedCausal
+from model.network.config import ModelConfig
+from model.network.losses import SongOutput
+from model.network.noise import draw
+from model.network.song_batch import SongBatch
+from model.network.song_model import SongModel
 from model.parity import main as parity
-from model.sampling import SamplingConfig, generate
-from model.settings import load_config
-from model.song_batch import SongBatch
-from model.song_model import SongModel
+from model.sampling.sampling import SamplingConfig, generate
+from model.settings.settings import load_config
+from model.training.hardware import choose_device, choose_dtype, explain_unusable_gpu, read_gpus
+from model.weights.base_weights import load_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -48,7 +48,7 @@ def test_one_kernel_for_all_songs_equals_one_call_per_song(monkeypatch: pytest.M
     inputs = [torch.randn(sum(lengths), 4, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
     results = []
     for takes_kernel in (True, False):
-        monkeypatch.setattr("model.attention.suits_kernel", lambda _, takes=takes_kernel: takes)
+        monkeypatch.setattr("model.network.attention.suits_kernel", lambda _, takes=takes_kernel: takes)
         attend = PackedCausal(lengths)
         leaves = [x.clone().requires_grad_() for x in inputs]
         out = attend(0, *leaves)

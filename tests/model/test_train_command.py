@@ -19,14 +19,14 @@ import yaml
 from pyarrow import parquet
 from safetensors.torch import load_file
 
-from model.checkpoint import list_checkpoints
-from model.config import ConfigError
-from model.hardware import describe_device
-from model.nvidia_driver import Driver, Gpu
-from model.ranks import Ranks
-from model.run_start import refuse_without_compiler
+from model.network.config import ConfigError
+from model.network.varlen import describe_attention
 from model.train import _keep_warnings, main
-from model.varlen import describe_attention
+from model.training.hardware import describe_device
+from model.training.nvidia_driver import Driver, Gpu
+from model.training.ranks import Ranks
+from model.training.run_start import refuse_without_compiler
+from model.weights.checkpoint import list_checkpoints
 
 from .conftest import OF_RANKS
 from .processes import find_ports
@@ -186,14 +186,14 @@ def test_warnings_of_every_rank_are_kept(tmp_path: Path):
     before = list(root_logger.handlers)
     _keep_warnings(tmp_path / "run", 3)
     try:
-        logging.getLogger("model.batches").warning("left out: %s", "a shard")
-        logging.getLogger("model.batches").info("not worth a line")
+        logging.getLogger("model.data.batches").warning("left out: %s", "a shard")
+        logging.getLogger("model.data.batches").info("not worth a line")
     finally:
         for handler in set(root_logger.handlers) - set(before):
             root_logger.removeHandler(handler)
             handler.close()
     text = (tmp_path / "run" / "logs" / "rank_3.log").read_text()
-    assert text.endswith("WARNING model.batches: left out: a shard\n")
+    assert text.endswith("WARNING model.data.batches: left out: a shard\n")
     assert text.count("\n") == 1
 
 
@@ -237,7 +237,7 @@ def test_a_gpu_that_cannot_be_used_ends_the_run_unless_the_cpu_is_asked_for(
         driver_cuda=(11, 4),
         torch_cuda="12.8",
     )
-    monkeypatch.setattr("model.hardware.read_driver", lambda: Driver(version="470.82.01", gpus=(gpu,)))
+    monkeypatch.setattr("model.training.hardware.read_driver", lambda: Driver(version="470.82.01", gpus=(gpu,)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR"):
         monkeypatch.delenv(name, raising=False)
@@ -271,14 +271,14 @@ def test_a_missing_compiler_is_named_before_the_first_step(monkeypatch: pytest.M
         ConfigError, match=r"no compiler was found \(g\+\+\); install one, or set compile_layers: false"
     ):
         refuse_without_compiler(torch.device("cpu"))
-    monkeypatch.setattr("model.run_start.find_spec", lambda name: object())
+    monkeypatch.setattr("model.training.run_start.find_spec", lambda name: object())
     with pytest.raises(ConfigError, match=r"no compiler was found \(gcc, clang\)"):
         refuse_without_compiler(torch.device("cuda"))
     for name in ("g++", "clang"):
         (tmp_path / name).touch(mode=0o755)
     refuse_without_compiler(torch.device("cpu"))
     refuse_without_compiler(torch.device("cuda"))
-    monkeypatch.setattr("model.run_start.find_spec", lambda name: None)
+    monkeypatch.setattr("model.training.run_start.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="Triton, which compiles for GPUs, is not installed"):
         refuse_without_compiler(torch.device("cuda"))
 
@@ -313,7 +313,7 @@ def test_a_full_disk_while_saving_ends_with_one_line(
     def fill_disk(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("model.checkpoint.save_file", fill_disk)
+    monkeypatch.setattr("model.weights.checkpoint.save_file", fill_disk)
     tiny = tmp_path / "tiny.yaml"
     tiny.write_text(yaml.safe_dump(tiny_config(dataset, tmp_path / "run", checkpoint__every=2).to_dict()))
     said = refuse(["--config", str(tiny)], capsys)

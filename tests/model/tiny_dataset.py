@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model.settings import RunConfig, config_from_dict
+from model.settings.settings import RunConfig, config_from_dict
 from shards.index import DatasetInfo, write_dataset_info, write_index
 from shards.reader import Sample
 from shards.schema import PROMPT_FRAMES

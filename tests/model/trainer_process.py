@@ -12,10 +12,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from tiny_dataset import tiny_config
 
-from model.batches import Batches
-from model.song_model import SongModel
-from model.trainer import Trainer, join_ranks, leave_ranks
-from model.training_run import TrainingRun
+from model.data.batches import Batches
+from model.network.song_model import SongModel
+from model.training.trainer import Trainer, join_ranks, leave_ranks
+from model.training.training_run import TrainingRun
 from shards.index import read_index
 from shards.reader import ShardReader
 

@@ -33,9 +33,9 @@ class CountBytes(TorchDispatchMode):
 
 
 def main(dataset: Path, out: Path, rank: int, port: str) -> None:
-    from model.batches import Batches
-    from model.song_model import SongModel
-    from model.trainer import Trainer, join_ranks, leave_ranks
+    from model.data.batches import Batches
+    from model.network.song_model import SongModel
+    from model.training.trainer import Trainer, join_ranks, leave_ranks
     from shards.index import read_index
     from shards.reader import ShardReader
     from tests.model.tiny_dataset import tiny_config

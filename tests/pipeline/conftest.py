@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.audio import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
+from pipeline.audio.decode import SPEECH_SAMPLE_RATE_HZ, decode_audio, resample, to_mono
 from pipeline.model_files.names import resolve_model
-from pipeline.whisper import Whisper
+from pipeline.transcription.whisper import Whisper
 
 SONG = Path(__file__).resolve().parents[2] / "jobs" / "demo_songs" / "04_wrong_song"
 

@@ -10,7 +10,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from pipeline import measure_aligner
-from pipeline.ctc_aligner import Spelling
+from pipeline.alignment.ctc import Spelling
 
 ONSETS_S = {"aa": 1.0, "bb": 2.0, "cc": 3.0}
 
@@ -53,7 +53,7 @@ def test_rows_of_both_layouts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_songs(tmp_path, ["aa", "bb", "cc"])
-    monkeypatch.setattr("pipeline.aligner.load_acoustic_model", lambda path, name, device: HearsInOrder())
+    monkeypatch.setattr("pipeline.alignment.by_language.load_acoustic_model", lambda path, name, device: HearsInOrder())
     arguments = [str(tmp_path / "truth"), str(tmp_path / "vocals"), "--languages", "fr"]
     assert measure_aligner.main(arguments) == 0
     one, two = (line.split() for line in capsys.readouterr().out.splitlines()[1:])

@@ -86,9 +86,9 @@ def test_wrong_use(arguments: list[str], tmp_path: Path, monkeypatch: pytest.Mon
 def test_phonemes_are_checked_by_their_own_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_ok: bool
 ) -> None:
-    fake = ModuleType("pipeline.phoneme_parity")
+    fake = ModuleType("pipeline.phonemes.fixtures")
     fake.check_g2p = lambda path: {"fixture": path.name, "ok": is_ok}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline.phoneme_parity", fake)
+    monkeypatch.setitem(sys.modules, "pipeline.phonemes.fixtures", fake)
     (tmp_path / "g2p.jsonl").write_text("{}\n")
     assert main([str(tmp_path / "g2p.jsonl")]) == (0 if is_ok else 1)
     assert last_line(capsys) == {"fixture": "g2p.jsonl", "ok": is_ok}

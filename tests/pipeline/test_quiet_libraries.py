@@ -10,7 +10,7 @@ import pytest
 from pipeline.model_files.names import MINIATURE_FOLDER
 from pipeline.quiet_libraries import without_weight_norm_warning
 
-from .small_muq import CONFIG, make_muq, write_folder
+from .encoding.small_muq import CONFIG, make_muq, write_folder
 
 LOADING = """
 import sys

@@ -14,7 +14,7 @@ GB = 1_000_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FakeGpu:
-    """What `model.hardware.read_gpus` says of a GPU."""
+    """What `model.training.hardware.read_gpus` says of a GPU."""
 
     name: str = "NVIDIA A100"
     memory_bytes: int | None = 85 * GB
@@ -26,7 +26,7 @@ def give_gpus(
     monkeypatch: pytest.MonkeyPatch, *cards: FakeGpu, visible: int | None = None, unusable: str | None = None
 ) -> None:
     """Let this machine have some GPUs, of which PyTorch sees all or `visible`, or none for a reason."""
-    from model import hardware
+    from model.training import hardware
 
     monkeypatch.setattr(gpus, "read_driver", lambda: SimpleNamespace(gpus=cards, version="550.54" if cards else ""))
     monkeypatch.setattr(gpus, "count_visible_gpus", lambda: len(cards) if visible is None else visible)

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.checks import models as model_checks
 from jobs.checks.model_list import ModelNeed, ModelState, list_needs, look_up
-from pipeline.codebook import Codebook
+from pipeline.encoding.codebook import Codebook
 from pipeline.model_files.fingerprint import fingerprint_model
 from pipeline.model_files.profiles import get_profile
 from tests.jobs.checks.fakes import GB

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.codebook import Codebook
+from pipeline.encoding.codebook import Codebook
+from pipeline.encoding.semantic_tokens import load_muq
 from pipeline.model_files.errors import ModelFileError
 from pipeline.model_files.names import MINIATURE_FOLDER
 from pipeline.model_files.tensors import check_tensors, read_safetensors, read_torch_file
-from pipeline.semantic_tokens import load_muq
 from tests.shards.damage import damage, measure
 
 

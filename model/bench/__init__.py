@@ -1,0 +1,1 @@
+"""`python -m model.bench NAME`: what is measured, and against what."""

@@ -1,0 +1,1 @@
+"""The joint model: its parts, losses, draws and batches."""

@@ -1,0 +1,1 @@
+"""The run: ranks, DeepSpeed, steps, progress and boards."""

@@ -1,0 +1,1 @@
+"""Given words and audio become word times, by CTC models."""

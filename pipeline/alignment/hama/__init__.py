@@ -1,0 +1,1 @@
+"""A packaged CTC model of phones: network, recogniser, and the sounds of letters."""

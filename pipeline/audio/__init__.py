@@ -1,0 +1,1 @@
+"""A file becomes samples, and samples become figures: level, loudness, landmarks."""

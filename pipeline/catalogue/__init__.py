@@ -1,0 +1,1 @@
+"""Which songs there are: folders, manifests, lyrics beside and inside audio files."""

@@ -1,0 +1,1 @@
+"""One song from file to record: the order of steps, checks, records and the report."""

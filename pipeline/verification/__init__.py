@@ -1,0 +1,1 @@
+"""Given lines, transcribed words and audio become the lines that are sung."""
