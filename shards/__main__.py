@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except (ShardError, OSError) as error:
         return _finish([str(error)], {"ok": False, "error": str(error)})
+    except MemoryError as error:  # Arrow's too
+        told = f"no memory left: {error or 'nothing more is known'}; free some, or raise the limit (ulimit -v)"
+        return _finish([told], {"ok": False, "error": told})
 
 
 def _build_parser() -> argparse.ArgumentParser:
