@@ -1,4 +1,4 @@
-"""Proof that the model learns: seconds of two songs by heart, then written again: `python -m model.overfit DATASET`.
+"""Proof that the model learns: it overfits two songs, then writes them again: `python -m model.overfit DATASET`.
 
 Trains on one batch until its tokens are certain, then lets the sampler write both songs from lyrics and prompt alone,
 always taking the most likely token, and compares. The last line is one JSON object. Exit code 0: learned; 1: a figure

@@ -121,7 +121,7 @@ class PeerWatch:
                 logger.debug("a rank was gone before the good-bye")
 
     def _accept(self, listener: socket.socket, token: int) -> None:
-        """Wait for all other ranks; whoever does not know the token is sent away."""
+        """Wait for all other ranks; a connection without the token is refused."""
         listener.settimeout(JOIN_S)
         with listener:
             while len(self._sockets) < self._ranks.world_size - 1:

@@ -21,7 +21,7 @@ NUM_FILTERS, FILTER_SAMPLES, FILTER_STRIDE = 80, 251, 10
 MIN_FILTER_HZ = 50
 NUM_CHANNELS, KERNEL, POOL = 60, 5, 3
 HIDDEN, NUM_LAYERS, NUM_VOICES = 128, 4, 3
-# What the training left in the file beside the weights: none of it is needed, all of it is read as nothing.
+# What the training left in the file beside the weights: none of it is needed, and all of it is read as None.
 _LEFTOVERS = (
     "pyannote.audio.core.model.Introspection",
     "pyannote.audio.core.task.Problem",

@@ -21,7 +21,7 @@ SILENCE_S = 5.0
 # probability of 168 lines' words is the same, to 0.01 nats in the mean and 0.08 in the deviation (base).
 SILENCE_STRIDE = 6
 NUM_SILENT = 50  # positions that end what is cut out of an encoded window
-NO_PATH_FRAMES = 2  # to warp time through where only probabilities are asked: they do not hang on it
+NO_PATH_FRAMES = 2  # to warp time through where only probabilities are asked: they do not depend on it
 MIN_TOKEN_PROBABILITY = 1e-6  # below it the logarithm is noise
 _UNSPACED = ("zh", "ja", "th", "yue")  # languages without blanks between words
 # large-v3 knows Cantonese, the others take it for Chinese; Whisper's own code of Javanese is none of ISO 639-1.
