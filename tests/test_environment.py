@@ -24,10 +24,10 @@ OWN = {"pipeline", "model", "shards", "jobs", "tests"}
 # What a folder may import beside the base dependencies, by extra: with these its own environment is complete.
 EXTRAS = {
     "shards": {"cloud"},
-    "model": {"train", "varlen", "flash", "wandb"},
+    "model": {"train", "varlen", "flash", "float8", "wandb"},
     "pipeline": {"pipeline", "demo", "miniatures"},
     "jobs": {"pipeline"},
-    "tests/model": {"train", "test"},
+    "tests/model": {"train", "test", "float8"},
     "tests": {"pipeline", "train", "demo", "test", "dev", "fuzz"},
 }
 MODULES = {"pyworld": "pyworld-prebuilt"}  # imported under another name, in an extra that no lock installs

@@ -148,6 +148,7 @@ class TrainerConfig:
     # torch.compile; not with ZeRO 3 or LoRA's dropout; needs a C++ compiler on CPUs, Triton on GPUs. auto: on GPUs,
     # wherever it can be.
     compile_layers: Literal["auto", False, True] = False
+    float8: bool = False  # products of the layers in float8, by torchao; not with ZeRO 3 or LoRA
     on_nonfinite: Literal["stop", "skip"] = "stop"  # skip: make no update, and never use the songs again that caused it
     max_loss_spike: float = 0.0  # times the median of the last losses that count as not finite too; 0: none does
     max_skipped_updates: int = 20  # of a whole run; one more ends it
@@ -182,6 +183,10 @@ class TrainerConfig:
             self.zero_stage < 3 or self.compile_layers is not True,
             "trainer.compile_layers is true and trainer.zero_stage 3, whose hooks around every module make the "
             "compiler give up after a few layers; use zero_stage 1 or 2, or compile_layers: auto",
+        )
+        require(
+            self.zero_stage < 3 or not self.float8,
+            "trainer.float8 is true and trainer.zero_stage 3, whose linear layer takes its place; use zero_stage 2",
         )
 
     def describe_micro_batches(self) -> str:
@@ -295,6 +300,11 @@ class RunConfig:
                 "optimizer.kind is muon and finetune.lora_rank above 0, but Muon trains the matrices that LoRA "
                 "freezes; expected lora_rank 0, or kind adamw",
             )
+        require(
+            not self.trainer.float8 or self.finetune.lora_rank == 0,
+            "trainer.float8 is true and finetune.lora_rank above 0, whose layers have products of their own; set one "
+            "of them to false or 0",
+        )
         require(
             not self.finetune.lora_dropout or self.trainer.compile_layers is not True,
             "finetune.lora_dropout is above 0 and trainer.compile_layers true, but what is dropped changes with every "

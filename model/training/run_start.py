@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from model.network.config import ConfigError
+from model.network.float8 import use_float8
 from model.network.song_model import SongModel
 from model.settings.settings import RunConfig
 from model.training.ranks import Ranks
@@ -58,7 +59,7 @@ def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Pat
     """Return state and trainer as the checkpoint `found` holds them, or fresh ones.
 
     Raises:
-        ConfigError: layers are to be compiled and cannot be.
+        ConfigError: layers are to be compiled, or computed in float8, and cannot be.
         CheckpointError, WeightsError: weights to start from are damaged or of another model.
     """
     is_compiled = config.compiles_layers(ranks.device.type)
@@ -66,6 +67,8 @@ def build_trainer(config: RunConfig, info: DatasetInfo, ranks: Ranks, found: Pat
         refuse_without_compiler(ranks.device)
     torch.manual_seed(config.trainer.seed)
     model = SongModel(config.model, checkpoint_activations=config.trainer.checkpoint_activations)
+    if config.trainer.float8:
+        use_float8(model, ranks.device)
     if is_compiled:
         model.compile_layers()
     if found is None:
