@@ -75,7 +75,7 @@ STAGES: dict[str, StageMemory] = {
         job="cleaning",
         weight_bytes=4 * 319_000_000,
         part_bytes=264_000_000,
-        num_parts=4,  # `pipeline.wav2vec2.Wav2Vec2`
+        num_parts=4,  # `pipeline.alignment.wav2vec2.Wav2Vec2`
         basis="measured",
         what="wav2vec 2.0 large, 319 M x float32, per language; 20 s",
     ),

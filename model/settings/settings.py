@@ -384,7 +384,7 @@ def deepspeed_settings(config: RunConfig, world_size: int) -> dict[str, Any]:
     Gradients are summed and reduced in fp32 at any precision, so that the result does not depend on how the
     global batch is cut. They are reduced while the backward pass goes on (`overlap_comm`), in buckets that take two
     times 0.4 GB in fp32; with ZeRO 1 and 2 each is reduced to the rank that needs it, half the bytes of adding it up on
-    all ranks, which is DeepSpeed's default (tests/model/test_wire.py). `torch_adam` takes PyTorch's AdamW: nothing is
+    all ranks, which is DeepSpeed's default (test_wire.py). `torch_adam` takes PyTorch's AdamW: nothing is
     compiled at start. Its fused kernel needs no temporary copies, which for 1.9 B parameters would be many gigabytes.
 
     Raises:

@@ -16,7 +16,7 @@ class Profile:
     separator: str
     asr: str
     verifier: str  # the Whisper that says how likely given lines are, and where their words are
-    aligner: str  # a second ear for word times, as `pipeline.aligner.Aligners` takes it
+    aligner: str  # a second ear for word times, as `pipeline.alignment.by_language.Aligners` takes it
     muq: str
     muq_layer: int  # entry of MuQ's hidden states: 0 is the input of the first layer
     codebook: str

@@ -1,7 +1,7 @@
 """How the reference implementation turns lyric text into symbols, oddities included: what the released weights heard.
 
 Text is cut at single blanks; a chunk that equals a symbol passes; any other chunk is read alone, so no word has a
-context. What differs from pipeline.phonemes_english is said at each rule.
+context. What differs from pipeline.phonemes.english is said at each rule.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The network of the voice activity model that comes with WhisperX, in PyTorch alone, with the weights of that package.
 
 Through pyannote.audio, which it was written for, a worker waits three seconds for libraries that nothing else needs.
-tests/pipeline/test_voice_network.py compares the two.
+tests/pipeline/transcription/test_voice_network.py compares the two.
 
 Band-pass filters that were learned (SincNet, arXiv:1808.00158), recurrent layers, and for each frame the probability of
 up to three voices at once (PyanNet of pyannote.audio, arXiv:2104.04045).

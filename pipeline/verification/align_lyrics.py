@@ -52,7 +52,7 @@ class AlignLyrics(Stage):
         """Model and thresholds of the verdict."""
 
         model_path: Path  # of the Whisper that scores lines and places words
-        aligner_name: str = "whisper"  # as `pipeline.aligner.Aligners` takes it
+        aligner_name: str = "whisper"  # as `pipeline.alignment.by_language.Aligners` takes it
         device: str = "cpu"
         threads: int = 1
         min_evidence: float = 0.15  # see `measure_evidence`; sung lyrics reach 0.1 to 0.8, those of other songs 0.05

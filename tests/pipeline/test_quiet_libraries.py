@@ -15,10 +15,10 @@ from .encoding.small_muq import CONFIG, make_muq, write_folder
 LOADING = """
 import sys
 from pathlib import Path
-from pipeline.codebook import Codebook
-from pipeline.muq_weights import load_muq
-from pipeline.separator_weights import load_separator
-from pipeline.vae_checkpoint import load_oobleck
+from pipeline.encoding.codebook import Codebook
+from pipeline.encoding.muq_weights import load_muq
+from pipeline.separation.demucs_weights import load_separator
+from pipeline.encoding.vae_checkpoint import load_oobleck
 muq, models = map(Path, sys.argv[1:])
 load_muq(muq, 1)
 load_oobleck(models / "vae")

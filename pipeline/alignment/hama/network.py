@@ -1,7 +1,7 @@
 """The network of the package hama's phoneme recogniser in PyTorch, with the weights that the package ships.
 
 The package runs them in an engine of its own, one window at a time on one CPU core; here a window takes a tenth of the
-time, windows run together, and a GPU will do. tests/pipeline/test_phone_recogniser.py compares the two.
+time, windows run together, and a GPU will do. tests/pipeline/alignment/hama/test_recogniser.py compares the two.
 
 A Conformer (arXiv:2005.08100) over log mel energies, without positions.
 """

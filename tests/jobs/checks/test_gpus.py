@@ -97,5 +97,5 @@ def test_a_worker_takes_all_weights_and_the_largest_working_set():
     assert more - expected == pytest.approx(gpus.SPARE * (8 * gpus.STAGES["vae"].part_bytes - largest), abs=2)
     one, two, three = (gpus.bytes_per_worker("cleaning", FULL, n) for n in (1, 2, 3))
     assert two - one == pytest.approx(gpus.SPARE * gpus.STAGES["aligner"].weight_bytes, abs=2)
-    assert three == two  # no more aligners than `pipeline.aligner.MAX_LOADED` stay loaded
+    assert three == two  # no more aligners than `pipeline.alignment.by_language.MAX_LOADED` stay loaded
     assert gpus.bytes_per_worker("cleaning", MINIATURE, 1) < one / 5

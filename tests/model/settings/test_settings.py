@@ -157,7 +157,7 @@ def test_times_and_dates_are_texts(tmp_path: Path, text: str, found: str):
 
 
 _READ = """
-from model.settings import load_config
+from model.settings.settings import load_config
 def read(path):
     load_config(path)
 """

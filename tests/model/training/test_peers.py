@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import sys, time
 import torch
-from model.peers import PeerWatch, Whereabouts
-from model.ranks import Ranks
+from model.training.peers import PeerWatch, Whereabouts
+from model.training.ranks import Ranks
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
 seconds, timeout_s, idle_rank = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])

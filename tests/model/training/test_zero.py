@@ -16,7 +16,7 @@ Results = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def reference(dataset: Path, ranks: Ranks) -> Results:
-    """The same on one rank in float32, without ZeRO; tests/model/test_trainer.py compares that with plain PyTorch."""
+    """The same on one rank in float32, without ZeRO; test_trainer.py compares that with plain PyTorch."""
     return play_case(dataset, ranks, "fp32", 0, False)
 
 

@@ -162,7 +162,7 @@ def test_damaged_files_raise_nothing_but_their_own_error(tmp_path: Path, suffix:
 
 _READ = """
 import torch
-from model.reference_weights import read_weights
+from model.weights.reference_weights import read_weights
 torch.zeros(1)
 def read(path):
     read_weights(path)

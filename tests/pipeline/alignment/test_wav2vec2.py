@@ -287,7 +287,7 @@ def test_nothing_is_written_while_a_model_loads_and_listens(copy: Path) -> None:
     write_setting(copy, "mask_time_prob", 0.05)
     code = f"""
 import numpy
-from pipeline.aligner import Aligners
+from pipeline.alignment.by_language import Aligners
 Aligners({str(copy)!r}).for_language("en").open_song(numpy.zeros(16_000, numpy.float32), "en")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.model_files.errors import ModelFileError
-from pipeline.transcription import voice_network
+from pipeline.transcription.transcription import voice_network
 from pipeline.transcription.voice_detector import VOICE_FRAME_S, VOICE_STEP_S
 from pipeline.transcription.voice_network import load_voice_network
 
@@ -72,8 +72,8 @@ def test_a_worker_that_listens_loads_neither_pyannote_nor_a_compiler():
     code = """
 import sys
 from pipeline.model_files.names import resolve_model
-from pipeline.separator_weights import load_separator
-from pipeline.voice_detector import VoiceDetector
+from pipeline.separation.demucs_weights import load_separator
+from pipeline.transcription.voice_detector import VoiceDetector
 load_separator(resolve_model("miniature", "separator"))
 VoiceDetector()
 print([name for name in ("pyannote.audio", "lightning", "torch._dynamo", "sympy") if name in sys.modules])

@@ -138,11 +138,11 @@ def test_nothing_is_written_while_models_load_and_listen() -> None:
     pytest.importorskip("hama", reason="the package hama is not installed")
     code = """
 import numpy
-from pipeline.aligner import Aligners
+from pipeline.alignment.by_language import Aligners
 from pipeline.model_files.names import resolve_model
-from pipeline.transcription import Listening
-from pipeline.voice_detector import VoiceDetector
-from pipeline.whisper import Whisper
+from pipeline.transcription.transcription import Listening
+from pipeline.transcription.voice_detector import VoiceDetector
+from pipeline.transcription.whisper import Whisper
 noise = numpy.random.default_rng(0).normal(0, 0.1, 32_000).astype(numpy.float32)
 whisper = Whisper(resolve_model("tiny.en", "asr", from_packages=True))
 Listening(whisper, VoiceDetector(), noise).transcribe("en")
