@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.model_files.errors import ModelFileError
-from pipeline.transcription.transcription import voice_network
+from pipeline.transcription import voice_network
 from pipeline.transcription.voice_detector import VOICE_FRAME_S, VOICE_STEP_S
 from pipeline.transcription.voice_network import load_voice_network
 
