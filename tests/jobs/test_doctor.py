@@ -85,7 +85,7 @@ def test_a_cluster_is_checked_from_every_node(command, monkeypatch, tmp_path):
     [
         ("--gpu 2", "did you mean --gpus?"),
         ("--gpus -1", "--gpus -1: expected 0 or more"),
-        ("--languages deutsch", "ISO 639-1"),
+        ("--languages klingon", "ISO 639-1"),
         ("--profile tiny", "profile"),
     ],
 )
