@@ -206,9 +206,8 @@ def leave() -> None:
         with suppress(psutil.Error):  # it has ended by itself
             if any(part.endswith(_MONITOR) for part in child.cmdline()):
                 child.kill()
-    with suppress(
-        MemoryError, SystemError, ImportError
-    ):  # it imports for this; that there is no memory is said already
+    # It imports for this, which fails where there is no memory; that has been said already.
+    with suppress(MemoryError, SystemError, ImportError):
         ray.shutdown()  # type: ignore[no-untyped-call]
 
 

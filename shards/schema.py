@@ -1,4 +1,4 @@
-"""What the data side and the training side must spell alike: the clock, the ids, the fields of a sample, the limits.
+"""What the data and the training side must spell the same way: the clock, ids, fields of a sample, limits.
 
 Every number that both sides use stands here once. Sources: the released SongBloom configuration
 (48 kHz, 1920-fold VAE, 16384 codes, 64 latent channels, 10 s prompts; arXiv:2506.07634).

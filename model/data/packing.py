@@ -70,7 +70,7 @@ def share_by_tokens(
     by_length, by_work = _sort_longest_first(work), _sort_longest_first(sums)
     totals = [0.0] * world_size
     ranks: list[list[Share]] = [[] for _ in range(world_size)]
-    for first in range(0, len(packed), world_size):  # what runs at the same time is alike
+    for first in range(0, len(packed), world_size):  # what runs at the same time is of similar length
         order = sorted(range(world_size), key=lambda rank: (totals[rank], rank))
         for rank, number in zip(order, by_work[first : first + world_size], strict=True):
             ranks[rank].append(_share(packed[number], by_length, rank))

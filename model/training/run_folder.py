@@ -17,7 +17,7 @@ _LOOK_EVERY_S = 0.2
 def check_run_folder(folder: Path, ranks: Ranks, *, is_shared: bool = True) -> None:
     """Make the run folder, and compare what each rank reads there with what rank 0 has written.
 
-    All ranks take part, and all raise alike.
+    All ranks take part, and all raise the same error.
 
     Args:
         folder: of the run.

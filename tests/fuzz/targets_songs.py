@@ -170,31 +170,24 @@ SONG_TARGETS = (
         )
         for name in ("songbloom", "songgeneration", "muse", "ultrastar")
     ),
-    Target(
-        name="manifest.csv",
-        run=in_file("m/songs.csv", find_songs),
-        errors=(InputError,),
-        seeds=lambda: [b'audio,lyrics,language\na.mp3,la,en\nb.mp3,"l\na",\n'],
-        modules=(
-            "pipeline.catalogue.inputs",
-            "pipeline.catalogue.manifest",
-            "pipeline.catalogue.manifest_text",
-            "pipeline.catalogue.manifest_columns",
-        ),
-        max_bytes=1 << 9,
-    ),
-    Target(
-        name="manifest.jsonl",
-        run=in_file("m/songs.jsonl", find_songs),
-        errors=(InputError,),
-        seeds=lambda: [b'{"audio": "a.mp3", "lyrics": "la", "title": "t"}\n{"audio": "b/c.mp3"}\n'],
-        modules=(
-            "pipeline.catalogue.inputs",
-            "pipeline.catalogue.manifest",
-            "pipeline.catalogue.manifest_text",
-            "pipeline.catalogue.manifest_columns",
-        ),
-        max_bytes=1 << 9,
+    *(
+        Target(
+            name=f"manifest.{suffix}",
+            run=in_file(f"m/songs.{suffix}", find_songs),
+            errors=(InputError,),
+            seeds=lambda seed=seed: [seed],
+            modules=(
+                "pipeline.catalogue.inputs",
+                "pipeline.catalogue.manifest",
+                "pipeline.catalogue.manifest_text",
+                "pipeline.catalogue.manifest_columns",
+            ),
+            max_bytes=1 << 9,
+        )
+        for suffix, seed in (
+            ("csv", b'audio,lyrics,language\na.mp3,la,en\nb.mp3,"l\na",\n'),
+            ("jsonl", b'{"audio": "a.mp3", "lyrics": "la", "title": "t"}\n{"audio": "b/c.mp3"}\n'),
+        )
     ),
     Target(
         name="manifest.parquet",

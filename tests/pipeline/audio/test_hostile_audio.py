@@ -1,7 +1,6 @@
 """Audio as strangers send it: formats that change in mid-stream, damage, cuts, bombs, files that name other files."""
 
 import errno
-import json
 import os
 import re
 import struct
@@ -23,6 +22,8 @@ from pipeline.audio.losses import MAX_CUT_SHARE, MAX_LOST_SHARE
 from pipeline.cleaning.check_audio import CheckAudio, ReadAudio
 from pipeline.input_file import MachineReadError
 from pipeline.song import Song
+
+from ..measured import call_measured
 
 LAYOUTS = {1: "mono", 2: "stereo"}
 FRAME_SAMPLES = {"aac": 1_024, "libmp3lame": 1_152, "libopus": 960}
@@ -412,17 +413,7 @@ def test_a_bomb_takes_neither_memory_nor_time(tmp_path, name):
     make, message = BOMBS[name]
     path = make(tmp_path / "a")
     assert path.stat().st_size < 100_000
-    code = (
-        "import json, re, sys, time; from pathlib import Path; from pipeline.audio.decode import *\n"
-        "started = time.process_time()\n"
-        "try: decode_audio(Path(sys.argv[1])); error = ''\n"
-        "except AudioDecodeError as caught: error = str(caught)\n"
-        "seconds = time.process_time() - started\n"
-        "peak_kib = int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
-        "print(json.dumps([error, seconds, peak_kib // 1024]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    error, seconds, peak_mib = json.loads(done.stdout)
+    error, seconds, peak_mib = call_measured("pipeline.audio.decode", "decode_audio", "AudioDecodeError", path)
     assert re.search(message, error), error
     assert peak_mib < 500
     assert seconds < 3  # 0.5 s at most on a machine that does nothing else

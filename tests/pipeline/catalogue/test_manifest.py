@@ -5,8 +5,6 @@ import json
 import os
 import re
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,8 @@ from pipeline.catalogue.inputs import find_songs
 from pipeline.catalogue.manifest import MAX_LYRICS_CELL_BYTES
 from pipeline.input_file import InputError
 from pipeline.lyrics.encoding import MAX_LYRICS_BYTES
+
+from ..measured import call_measured
 
 
 def read(path, text: str | bytes):
@@ -323,17 +323,7 @@ def test_a_small_file_that_becomes_gigabytes_is_refused_at_once(tmp_path, make, 
     path = tmp_path / "songs.parquet"
     make(path)
     assert path.stat().st_size < 150_000
-    code = (
-        "import json, re, sys, time; from pathlib import Path; from pipeline.catalogue.inputs import *\n"
-        "started = time.process_time()\n"
-        "try: find_songs(Path(sys.argv[1])); error = ''\n"
-        "except InputError as caught: error = str(caught)\n"
-        "seconds = time.process_time() - started\n"
-        "peak_kib = int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
-        "print(json.dumps([error, seconds, peak_kib // 1024]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    error, seconds, peak_mib = json.loads(done.stdout)
+    error, seconds, peak_mib = call_measured("pipeline.catalogue.inputs", "find_songs", "InputError", path)
     assert re.search(message, error), error
     assert peak_mib < 500
     assert seconds < 3  # 0.3 s at most on a machine that does nothing else
